@@ -1,0 +1,1 @@
+"""The recipe of the small base model that the package ships."""

@@ -1,0 +1,1 @@
+"""Response caches: the exact one, in the gateway and as a decorator."""

@@ -1,0 +1,1 @@
+"""Requests, completions, sampling parameters, errors, settings: what every package speaks of."""

@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: model, KV blocks, scheduler, sampler, adapters. No HTTP, no SQL."""

@@ -1,0 +1,66 @@
+"""The seam between the scheduler (plain Python) and the model runner (tensors).
+
+A step is one flattened batch: the new tokens of every scheduled sequence, one behind the other,
+nothing padded. The scheduler builds a `StepBatch` from lists; the runner turns it into tensors,
+runs the model once and answers with a `StepResult`.
+
+A sequence's span may be a whole prompt, a chunk of one, or a single token to decode; later a
+draft tree is a span too. The KV of token `i` of a sequence lies in slot
+`block_table[i // block_size] * block_size + i % block_size`.
+"""
+
+from dataclasses import dataclass, field
+
+from quickmatch.core.sampling import SamplingParams
+
+
+@dataclass(slots=True)
+class SampleState:
+    """What the sampler has to know of one sequence; owned by the sequence, kept between steps.
+
+    `seed` is always set here (drawn at arrival where the caller gave none): the token at
+    position p is chosen with a generator keyed by (seed, p), whatever is batched beside it.
+    """
+
+    params: SamplingParams
+    seed: int
+    prompt_token_ids: list[int]
+    output_token_ids: list[int] = field(default_factory=list)
+    eos_token_ids: tuple[int, ...] = ()  # masked while fewer than min_tokens are out
+
+
+@dataclass(slots=True)
+class Span:
+    """The new tokens of one sequence in a step."""
+
+    start: int  # row of its first token in the flattened batch
+    num_tokens: int
+    context_len: int  # tokens of the sequence whose KV is stored before this span
+    block_table: list[int]
+    adapter_row: int  # index into the loaded adapters; -1: base only
+    sample: SampleState | None  # None: a chunk that is not the prompt's last; nothing is sampled
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """One step's work. Row r of the flat lists is one token."""
+
+    token_ids: list[int]  # [num_tokens]
+    positions: list[int]  # [num_tokens]
+    slots: list[int]  # [num_tokens] where each token's KV is written
+    spans: list[Span]
+
+
+@dataclass(slots=True)
+class Sampled:
+    """The token chosen for one span that had `sample` set."""
+
+    token_id: int
+    logprobs: list[tuple[int, float]] = field(default_factory=list)  # sampled first, then top k
+
+
+@dataclass(slots=True)
+class StepResult:
+    """Answers in the order of the batch's spans; None where nothing was to be sampled."""
+
+    sampled: list[Sampled | None]

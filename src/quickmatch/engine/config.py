@@ -1,0 +1,38 @@
+"""Settings of one engine. "auto" values resolve once, when the engine loads, with their reason."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from quickmatch.core.errors import ConfigError
+
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine process loads a model and how much it may hold at once."""
+
+    model: str  # a Hugging Face folder or hub id
+    dtype: Dtype = "auto"  # the checkpoint's, unless the CPU is slower at it than at float32
+    device: str = "auto"  # cuda where there is one, else cpu
+    max_model_len: int | None = None  # None: the model's own context
+    block_size: int = 16  # tokens a KV block
+    kv_memory_bytes: int | None = None  # None: kv_memory_fraction of what is free
+    kv_memory_fraction: float = 0.3
+    max_num_seqs: int = 64  # sequences in one step
+    max_num_batched_tokens: int = 1024  # new tokens in one step: the prefill chunk's bound
+    max_queue_len: int = 512  # waiting sequences; beyond it a request is refused with 429
+    enable_prefix_caching: bool = True
+    max_adapters: int = 32
+    max_lora_rank: int = 64
+    num_threads: int | None = None  # None: all cores of the machine
+    seed: int = 0  # only for requests without a seed
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_queue_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0.0 < self.kv_memory_fraction <= 1.0:
+            raise ConfigError(
+                f"kv_memory_fraction is {self.kv_memory_fraction}; it must be above 0, at most 1"
+            )

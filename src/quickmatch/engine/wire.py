@@ -1,0 +1,139 @@
+"""Messages between the fleet and an engine process: msgspec structs, as msgpack on ZeroMQ.
+
+The fleet sends commands; the engine answers with events. Every message is one frame. Tokens
+only: text is made and matched on the fleet's side (engine/text), in its process, so that the
+engine's step never waits for it.
+"""
+
+from typing import Any
+
+import msgspec
+
+from quickmatch.core.sampling import SamplingParams
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base: the type's name travels with it, so that one decoder reads them all."""
+
+
+# ---- commands: fleet -> engine.
+
+
+class Generate(Message, frozen=True, kw_only=True):
+    """Start one sequence. `sampling.stop` is ignored here: text belongs to the fleet's side."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    adapter: str | None = None  # adapter version id, "name@3"
+    isolation_key: str = ""
+
+
+class Cancel(Message, frozen=True, kw_only=True):
+    """Stop a sequence and free its blocks. Unknown ids are ignored."""
+
+    request_id: str
+
+
+class LoadAdapter(Message, frozen=True, kw_only=True):
+    """Load a PEFT adapter folder under a version id. Answered by CommandDone."""
+
+    command_id: str
+    adapter: str
+    path: str
+
+
+class UnloadAdapter(Message, frozen=True, kw_only=True):
+    """Forget an adapter once its running sequences are done. Answered by CommandDone."""
+
+    command_id: str
+    adapter: str
+
+
+class Shutdown(Message, frozen=True, kw_only=True):
+    """Finish nothing more and exit."""
+
+
+# ---- events: engine -> fleet.
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """Sent once, when the model is loaded and warm."""
+
+    pid: int
+    max_model_len: int  # tokens, prompt and completion together
+    vocab_size: int
+    model_bytes: int
+    kv_bytes: int
+    num_blocks: int
+    block_size: int
+    load_s: float
+    device: str
+    dtype: str
+
+
+class LoadFailed(Message, frozen=True, kw_only=True):
+    """Sent instead of Ready: the model cannot be served; the process exits after it."""
+
+    message: str
+
+
+class Tokens(Message, frozen=True, kw_only=True):
+    """New tokens of one sequence, in order. `finish_reason` ends it: stop, length, cancel, error.
+
+    logprobs: one entry a token, [(token_id, logprob), …], the sampled token first, then the
+    most likely ones in order; empty when not asked for.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[list[tuple[int, float]]] = []
+    finish_reason: str | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None  # with finish_reason "error"
+    error_code: str | None = None  # "queue_full", "context_length_exceeded", "adapter_not_found"
+    queue_s: float = 0.0  # from arrival to first being scheduled; sent with the first tokens
+
+
+class CommandDone(Message, frozen=True, kw_only=True):
+    """Answer to LoadAdapter and UnloadAdapter. `error` is None on success."""
+
+    command_id: str
+    error: str | None = None
+    detail: dict[str, Any] = {}
+
+
+class Stats(Message, frozen=True, kw_only=True):
+    """Sent about four times a second while busy, once a second while idle (a heartbeat)."""
+
+    num_running: int
+    num_waiting: int
+    num_blocks_used: int
+    num_blocks: int
+    num_preempted: int  # since start
+    num_prefill_tokens: int  # since start
+    num_decode_tokens: int  # since start
+    num_prefix_hit_tokens: int  # since start
+    num_steps: int
+    step_s: float  # mean over the last period
+    rss_bytes: int
+    adapters: list[str] = []
+
+
+Command = Generate | Cancel | LoadAdapter | UnloadAdapter | Shutdown
+Event = Ready | LoadFailed | Tokens | CommandDone | Stats
+
+
+def encoder() -> msgspec.msgpack.Encoder:
+    """Return an encoder for any message."""
+    return msgspec.msgpack.Encoder()
+
+
+def command_decoder() -> msgspec.msgpack.Decoder[Command]:
+    """Return the decoder that an engine process reads commands with."""
+    return msgspec.msgpack.Decoder(Command)
+
+
+def event_decoder() -> msgspec.msgpack.Decoder[Event]:
+    """Return the decoder that the fleet reads events with."""
+    return msgspec.msgpack.Decoder(Event)

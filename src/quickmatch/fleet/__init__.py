@@ -1,0 +1,1 @@
+"""Deployments and the backends behind them: embedded engine processes, remote providers."""

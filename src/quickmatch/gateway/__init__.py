@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI API, health and metrics; the path of a request."""

@@ -1,0 +1,1 @@
+"""Documents of everything that settles: traces, cache entries, datasets, jobs, models."""

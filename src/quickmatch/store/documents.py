@@ -1,0 +1,246 @@
+"""What is stored: one pydantic model a kind of document.
+
+Documents are the only way that packages learn of one another's work: the command line writes
+what it wants (a deployment's desired adapters), the fleet reads that, acts, and writes what is
+(their state). A field says in its comment who writes it. Times are seconds since the epoch.
+"""
+
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+
+
+class Document(BaseModel):
+    """Base of all kinds. `id` is unique within the kind; `revision` counts its writes."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    kind: ClassVar[str]
+    indexed: ClassVar[tuple[str, ...]] = ()  # fields that filters use often
+
+    id: str
+    created_at: float
+    revision: int = 0  # written by the store: 1 after insert, +1 each update
+
+
+class ModelKind(StrEnum):
+    """What a model is made of."""
+
+    BASE = "base"  # a Hugging Face folder
+    ADAPTER = "adapter"  # a PEFT folder, to be used with `base_model`
+    REMOTE = "remote"  # another provider's, by URL
+
+
+class Model(Document):
+    """A model that can be deployed. `id` is its name; a new training of it is a new version."""
+
+    kind: ClassVar[str] = "model"
+    indexed: ClassVar[tuple[str, ...]] = ("model_kind", "base_model")
+
+    model_kind: ModelKind
+    version: int = 1
+    path: str = ""  # folder of the current version (base: folder or hub id)
+    base_model: str = ""  # adapter: name of the model that it was trained on
+    base_path: str = ""  # adapter: that model's folder, to tell two of the same name apart
+    remote_url: str = ""  # remote: OpenAI-compatible base URL, ending in /v1
+    remote_model: str = ""  # remote: the name there
+    api_key_env: str = ""  # remote: the environment variable that holds the key
+    description: str = ""
+    source_job: str = ""
+    size_bytes: int = 0
+
+    @property
+    def version_id(self) -> str:
+        """Return what caches and traces are keyed by: `name@version`."""
+        return f"{self.id}@{self.version}"
+
+
+class Dataset(Document):
+    """A validated dataset file in the home. `id` is its name."""
+
+    kind: ClassVar[str] = "dataset"
+
+    format: Literal["chat"] = "chat"
+    path: str
+    num_rows: int
+    sha256: str
+    source: str  # "file:NAME" or "traces:FILTER"
+    description: str = ""
+
+
+class JobState(StrEnum):
+    """States of a job. CREATED, RUNNING → COMPLETED, FAILED, CANCELLED; INTERRUPTED → RUNNING."""
+
+    CREATED = "CREATED"
+    RUNNING = "RUNNING"
+    CANCELLING = "CANCELLING"  # asked for; the job ends after its current step
+    CANCELLED = "CANCELLED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"  # its process died; `quickmatch resume job` goes on
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Progress(BaseModel):
+    """How far a job is. Written by the job's process about once a second."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int = 0
+    total_steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None  # mean over the last steps, nats a token
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+    eta_s: float | None = None
+    phase: str = ""  # "loading", "training", "evaluating", "saving"
+
+
+class Job(Document):
+    """A background job. Settings are written once, by whoever creates it; the rest by the job."""
+
+    kind: ClassVar[str] = "job"
+    indexed: ClassVar[tuple[str, ...]] = ("job_type", "state", "output_model")
+
+    job_type: Literal["sft"] = "sft"
+    state: JobState = JobState.CREATED
+    base_model: str
+    dataset: str
+    evaluation_dataset: str = ""
+    output_model: str
+    settings: Json = Field(default_factory=dict)  # SftSettings of tuning, as JSON
+    progress: Progress = Field(default_factory=Progress)
+    error: str = ""  # why it FAILED, with the remedy
+    pid: int = 0
+    pid_started_at: float = 0.0  # the process's own start time: a pid can be taken again
+    heartbeat_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    num_resumes: int = 0
+    metrics: Json = Field(default_factory=dict)  # at the end: losses, tokens, seconds, memory
+
+
+class JobStep(Document):
+    """One logged step of a job, for its loss curve. `id` is `JOB/STEP`, step in 8 digits."""
+
+    kind: ClassVar[str] = "job_step"
+    indexed: ClassVar[tuple[str, ...]] = ("job",)
+
+    job: str
+    step: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_s: float | None = None
+
+
+class DeploymentState(StrEnum):
+    """States of a deployment, written by the fleet."""
+
+    PENDING = "PENDING"  # no server has taken it up yet
+    STARTING = "STARTING"
+    READY = "READY"
+    RESTARTING = "RESTARTING"  # its engine died and is being started again
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+
+class AdapterStatus(BaseModel):
+    """What the fleet made of one desired adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    state: Literal["LOADING", "READY", "FAILED", "UNLOADING"]
+    error: str = ""
+    ready_at: float | None = None
+    load_s: float | None = None
+
+
+class Deployment(Document):
+    """A model being served. `id` is its name, by default its model's."""
+
+    kind: ClassVar[str] = "deployment"
+    indexed: ClassVar[tuple[str, ...]] = ("model", "state")
+
+    # desired: written by the command line
+    model: str  # name of a base or remote model
+    wanted: bool = True  # False: stop it
+    adapters: dict[str, int] = Field(default_factory=dict)  # adapter name -> version to serve
+    trace: bool = False  # record calls without their asking
+    engine: Json = Field(default_factory=dict)  # EngineConfig values that differ from defaults
+    # actual: written by the fleet
+    state: DeploymentState = DeploymentState.PENDING
+    error: str = ""
+    adapter_status: dict[str, AdapterStatus] = Field(default_factory=dict)
+    server_pid: int = 0
+    url: str = ""  # of the gateway that serves it, ending in /v1
+    ready_at: float | None = None
+    engine_info: Json = Field(default_factory=dict)  # wire.Ready, and the last wire.Stats
+    num_restarts: int = 0
+
+
+class Timings(BaseModel):
+    """Milliseconds of one call, as the gateway saw them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float = 0.0
+
+
+class Trace(Document):
+    """One call, recorded because the deployment or the caller opted in."""
+
+    kind: ClassVar[str] = "trace"
+    indexed: ClassVar[tuple[str, ...]] = ("tenant", "model", "model_version", "trace_id")
+
+    trace_id: str  # one id from request to dataset row, job and adapter
+    tenant: str
+    endpoint: Literal["chat", "completion"]
+    model: str  # as asked for
+    model_version: str  # as served, "name@version"
+    deployment: str
+    request: Json  # the OpenAI request body
+    response: Json | None = None  # the OpenAI response body, also for streams
+    usage: Json = Field(default_factory=dict)
+    timings: Timings = Field(default_factory=Timings)
+    cache: Literal["hit", "miss", "bypass"] = "bypass"
+    stream: bool = False
+    tags: dict[str, str] = Field(default_factory=dict)  # from `metadata` and the tag header
+    status: int = 200
+    error: str = ""
+
+
+class CacheEntry(Document):
+    """An exact-cache entry. `id` is the key's hash."""
+
+    kind: ClassVar[str] = "cache_entry"
+    indexed: ClassVar[tuple[str, ...]] = ("tenant", "model_version", "expires_at", "last_used_at")
+
+    tenant: str
+    model_version: str
+    response: Json  # whatever the caching layer put in; a Completion in the gateway
+    expires_at: float
+    last_used_at: float
+    num_hits: int = 0
+    size_bytes: int = 0
+
+
+DOCUMENT_KINDS: tuple[type[Document], ...] = (
+    Model,
+    Dataset,
+    Job,
+    JobStep,
+    Deployment,
+    Trace,
+    CacheEntry,
+)

@@ -1,0 +1,1 @@
+"""Datasets, training jobs and evaluation."""
