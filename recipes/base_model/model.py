@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recipes.base_model.loss import LinearCrossEntropy
 from recipes.base_model.settings import ModelSettings
 
 
@@ -134,6 +135,6 @@ class BaseModel(nn.Module):
         states = self.hidden(tokens[:, :-1]).flatten(0, 1)
         targets, flat = tokens[:, 1:].flatten(), weights[:, 1:].flatten()
         wanted = flat.nonzero().squeeze(1)
-        logits = functional.linear(states[wanted], self.embed_tokens.weight)
-        losses = functional.cross_entropy(logits.float(), targets[wanted], reduction="none")
-        return (losses * flat[wanted]).sum() / flat[wanted].sum()
+        matrix = self.embed_tokens.weight.to(states.dtype)
+        losses = LinearCrossEntropy.apply(states[wanted], matrix, targets[wanted], flat[wanted])
+        return losses / flat[wanted].sum()

@@ -1,1 +1,6 @@
-"""Metrics and traces: what an operator sees. Depends on core and store alone."""
+"""What happened: Prometheus metrics and traces, and later cost and audit."""
+
+from quickmatch.observe.metrics import Metrics
+from quickmatch.observe.traces import TraceWriter
+
+__all__ = ["Metrics", "TraceWriter"]

@@ -1,0 +1,47 @@
+"""The exact cache's key: a hash of everything that changes the answer, and of nothing else.
+
+Owns what counts as the same call. In: tenant, the weights' fingerprint (model, version, origin,
+engine settings), endpoint, messages or prompt, all sampling parameters, n, echo, tools, template
+arguments, isolation key. Out: ids, streaming, metadata, the user field, the name that the model
+was asked by. Invariant: two calls with equal keys may be given each other's answer.
+"""
+
+import hashlib
+
+import msgspec
+
+from quickmatch.core.call import Call
+from quickmatch.core.sampling import SamplingParams
+
+KEY_FORMAT = 1  # raised when what is hashed changes, so that old entries are never read
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def cache_key(call: Call, fingerprint: str) -> str:
+    """Return the key of a call answered by the weights of that fingerprint, 64 hex digits."""
+    parts = (
+        KEY_FORMAT,
+        call.tenant,
+        fingerprint,
+        call.endpoint,
+        call.messages,
+        call.prompt,
+        call.sampling,
+        call.n,
+        call.echo,
+        call.tools,
+        call.chat_template_kwargs,
+        call.isolation_key,
+    )
+    return hashlib.sha256(_encoder.encode(parts)).hexdigest()
+
+
+def function_key(name: str, arguments: object) -> str:
+    """Return the key of a function call. Raises TypeError for what JSON cannot say."""
+    encoded = _encoder.encode((KEY_FORMAT, "function", name, arguments))
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def is_deterministic(sampling: SamplingParams) -> bool:
+    """Return whether the same call gives the same answer: greedy, or with a seed."""
+    return sampling.is_greedy or sampling.seed is not None

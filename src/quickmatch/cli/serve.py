@@ -1,0 +1,108 @@
+"""`quickmatch serve`: the gateway process, with an engine process for each local model."""
+
+import asyncio
+import socket
+from typing import Annotated, Any
+
+import typer
+
+from quickmatch.cli import server_lock
+from quickmatch.cli.output import note
+from quickmatch.cli.session import Session, open_session
+from quickmatch.core.errors import ConfigError
+from quickmatch.core.shipped import SHIPPED_MODEL
+from quickmatch.store.documents import Deployment
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command."""
+    app.command(
+        epilog="Examples: quickmatch serve · quickmatch serve --model ./Qwen2.5-0.5B --port 9000"
+    )(serve)
+
+
+def serve(
+    model: Annotated[
+        str, typer.Option(help="A model's name, a folder, or a hub id; default: what is deployed.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="The name to serve it under.")] = "",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    trace: Annotated[bool, typer.Option("--trace", help="Record all calls.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_model_len: Annotated[
+        int | None, typer.Option(min=16, help="Tokens of prompt and completion together.")
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Sequences in one step.")] = 64,
+    max_queue_len: Annotated[int, typer.Option(min=1, help="Waiting; beyond it: 429.")] = 512,
+    kv_memory_gb: Annotated[
+        float | None, typer.Option(min=0.01, help="For the KV cache; default: a share.")
+    ] = None,
+    prefix_caching: Annotated[bool, typer.Option("--prefix-caching/--no-prefix-caching")] = True,
+    cache_ttl: Annotated[
+        float, typer.Option(min=0.0, help="Seconds an exact-cache entry lives; 0: no cache.")
+    ] = 300.0,
+) -> None:
+    """Serve models behind an OpenAI-compatible URL."""
+    engine = {
+        "dtype": dtype,
+        "device": device,
+        "max_model_len": max_model_len,
+        "max_num_seqs": max_num_seqs,
+        "max_queue_len": max_queue_len,
+        "kv_memory_bytes": None if kv_memory_gb is None else int(kv_memory_gb * 2**30),
+        "enable_prefix_caching": prefix_caching,
+    }
+    listening = _listen(host, port)
+    url = f"http://{host}:{listening.getsockname()[1]}/v1"
+    with open_session() as session, server_lock.hold(session.home, url):
+        _want(session, model, name, trace, engine)
+        asyncio.run(_run(session, listening, url, cache_ttl))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a bound socket. Raises ConfigError with the remedy if the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"can't listen on {host}:{port}: {reason}; "
+            "choose another --port (0 takes a free one) or stop what uses it"
+        ) from error
+    return listening
+
+
+def _want(session: Session, source: str, name: str, trace: bool, engine: dict[str, Any]) -> None:
+    """Write what shall be served: one model alone, or what is deployed already."""
+    from quickmatch.cli.deploy import want_deployment
+    from quickmatch.cli.models import ensure_model
+
+    wanted = list(session.store.find(Deployment, {"wanted": True}))
+    if not source and wanted:
+        note(f"serving what is deployed: {', '.join(d.id for d in wanted)}")
+        return
+    model = ensure_model(session, source or SHIPPED_MODEL)
+    deployment = want_deployment(session, model, name=name, trace=trace)
+    for other in wanted:
+        if other.id != deployment.id:
+            session.store.update(Deployment, other.id, _stop)
+
+    def configure(d: Deployment) -> None:
+        d.engine = {key: value for key, value in engine.items() if value is not None}
+
+    session.store.update(Deployment, deployment.id, configure)
+
+
+def _stop(deployment: Deployment) -> None:
+    deployment.wanted = False
+
+
+async def _run(session: Session, listening: socket.socket, url: str, cache_ttl: float) -> None:
+    raise NotImplementedError

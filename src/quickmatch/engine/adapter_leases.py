@@ -1,0 +1,69 @@
+"""Which loaded adapters are in use, and which wait to be forgotten.
+
+Owns: one entry a loaded adapter version, with the number of live sequences that came with it. It
+does not load anything. An adapter that is to be unloaded takes no new sequence, and goes when
+the last one that holds it has ended; so a request in flight keeps the version it came with.
+
+Invariant: every load has a number of its own, even of the same id again, so that KV computed with
+an earlier load of an id is never taken for a later one's.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Lease:
+    version: int  # from 1; 0 stands for the base model in prefix digests
+    num_sequences: int = 0
+    is_retiring: bool = False
+
+
+class AdapterLeases:
+    """Counts the live sequences of each loaded adapter."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, _Lease] = {}
+        self._num_loads = 0
+
+    @property
+    def available(self) -> list[str]:
+        """Adapters that new sequences may use."""
+        return [name for name, lease in self._leases.items() if not lease.is_retiring]
+
+    def opened(self, adapter: str) -> None:
+        """Record that an adapter was loaded."""
+        self._num_loads += 1
+        self._leases[adapter] = _Lease(version=self._num_loads)
+
+    def __contains__(self, adapter: object) -> bool:
+        """Whether it is loaded, be it only for the sequences that still hold it."""
+        return adapter in self._leases
+
+    def is_available(self, adapter: str) -> bool:
+        """Whether new sequences may use it."""
+        lease = self._leases.get(adapter)
+        return lease is not None and not lease.is_retiring
+
+    def take(self, adapter: str) -> int:
+        """Count one more sequence; return the load's number. KeyError if it is not loaded."""
+        lease = self._leases[adapter]
+        lease.num_sequences += 1
+        return lease.version
+
+    def give_back(self, adapter: str) -> bool:
+        """Count one sequence less; return whether the adapter is to be unloaded now."""
+        lease = self._leases[adapter]
+        lease.num_sequences -= 1
+        return self._close_if_idle(adapter, lease)
+
+    def retire(self, adapter: str) -> tuple[bool, int]:
+        """Take no more sequences; return whether to unload now, and how many still hold it."""
+        lease = self._leases[adapter]
+        lease.is_retiring = True
+        return self._close_if_idle(adapter, lease), lease.num_sequences
+
+    def _close_if_idle(self, adapter: str, lease: _Lease) -> bool:
+        if lease.is_retiring and lease.num_sequences == 0:
+            del self._leases[adapter]
+            return True
+        return False

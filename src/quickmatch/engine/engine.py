@@ -1,0 +1,249 @@
+"""The engine: sequences in, tokens out. One `step()` is schedule, run, postprocess.
+
+Owns: what a request is allowed to be, when a sequence ends, and the adapters' comings and goings.
+It does not know HTTP, text, sockets or tensors: the runner behind the `Runner` protocol computes,
+and `process.py` talks.
+
+Invariant: every sequence that `add` accepts ends exactly once, with one `Tokens` that carries a
+`finish_reason`; what `add` refuses ends with the `Tokens` that `add` returns.
+"""
+
+import random
+from typing import Any, Protocol
+
+from quickmatch.core.clock import Clock, monotonic
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.adapter_leases import AdapterLeases
+from quickmatch.engine.admission import Refusal, check_request
+from quickmatch.engine.batch import Sampled, SampleState, StepBatch, StepResult
+from quickmatch.engine.blocks import BlockAllocator, root_digest
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.scheduler import Scheduler, Step
+from quickmatch.engine.sequence import Sequence
+from quickmatch.engine.wire import Generate, Stats, Tokens
+
+
+class Runner(Protocol):
+    """What the engine needs of the model side; `runner.ModelRunner` is the real one."""
+
+    @property
+    def max_model_len(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    def run(self, batch: StepBatch) -> StepResult:
+        """Compute one flattened batch and sample where its spans ask for it."""
+
+    def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
+        """Load an adapter; return what is worth telling. Raises ConfigError."""
+
+    def unload_adapter(self, adapter_id: str) -> None:
+        """Forget an adapter. No sequence of a later batch uses its row."""
+
+    def adapter_row(self, adapter_id: str) -> int:
+        """Return its row; it stays the same while loaded. KeyError if unknown."""
+
+
+class Engine:
+    """Single-threaded. Call `step` while `has_work`; commands go between two steps."""
+
+    def __init__(self, runner: Runner, config: EngineConfig, *, clock: Clock = monotonic) -> None:
+        self.runner = runner
+        self.num_steps = 0
+        self._eos_token_ids = tuple(runner.eos_token_ids)
+        self._max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self._seeds = random.Random(config.seed)
+        self._clock = clock
+        self._adapters = AdapterLeases()
+        self.scheduler = Scheduler(
+            BlockAllocator(
+                runner.num_blocks, runner.block_size, prefix_caching=config.enable_prefix_caching
+            ),
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_queue_len=config.max_queue_len,
+            clock=clock,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return self.scheduler.num_live > 0
+
+    def step(self) -> list[Tokens]:
+        """Run one step and return the new tokens. Call it only while `has_work`."""
+        step = self.scheduler.schedule()
+        result = self.runner.run(step.batch)
+        return self._postprocess(step, result)
+
+    # ---- requests
+
+    def add(self, request: Generate) -> Tokens | None:
+        """Queue a request; return its final `Tokens` at once if it is refused, else None."""
+        refusal = self._check(request)
+        if refusal is not None:
+            return Tokens(
+                request_id=request.request_id,
+                token_ids=[],
+                finish_reason="error",
+                error=refusal.message,
+                error_code=refusal.code,
+            )
+        self.scheduler.add(self._new_sequence(request))
+        return None
+
+    def cancel(self, request_id: str) -> Tokens | None:
+        """End a sequence in whatever state; return its final `Tokens`, None if unknown."""
+        sequence = self.scheduler.find(request_id)
+        if sequence is None:
+            return None
+        self._finish(sequence)
+        return Tokens(request_id=request_id, token_ids=[], finish_reason="cancel")
+
+    def failures(self, message: str) -> list[Tokens]:
+        """Return an error end for every live sequence: for after a step that threw.
+
+        What such a step left behind is not to be trusted, so the engine is of no use afterwards.
+        """
+        return [
+            Tokens(request_id=s.request_id, token_ids=[], finish_reason="error", error=message)
+            for s in self.scheduler
+        ]
+
+    # ---- adapters
+
+    def load_adapter(self, adapter: str, path: str) -> dict[str, Any]:
+        """Load an adapter now; requests may name it from here on. Raises ConfigError."""
+        if adapter in self._adapters:
+            raise ConfigError(
+                f"adapter {adapter!r} is loaded already, or still held by requests in flight; "
+                "load the new weights under a new version"
+            )
+        detail = self.runner.load_adapter(adapter, path)
+        self._adapters.opened(adapter)
+        return detail
+
+    def unload_adapter(self, adapter: str) -> dict[str, Any]:
+        """Refuse new requests for it; forget it once those in flight are done.
+
+        Returns {"num_sequences": how many still hold it}. Raises ConfigError if it is unknown.
+        """
+        if not self._adapters.is_available(adapter):
+            raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
+        is_free, num_sequences = self._adapters.retire(adapter)
+        if is_free:
+            self.runner.unload_adapter(adapter)
+        return {"num_sequences": num_sequences}
+
+    # ---- inside
+
+    def _check(self, request: Generate) -> Refusal | None:
+        if self.scheduler.find(request.request_id) is not None:
+            return Refusal(None, f"request {request.request_id!r} is running already")
+        if self.scheduler.is_full:
+            return Refusal(
+                "queue_full",
+                f"{self.scheduler.num_live} requests are running or waiting, which is all that "
+                "max_num_seqs and max_queue_len allow; try again in a moment",
+            )
+        if request.adapter is not None and not self._adapters.is_available(request.adapter):
+            message = f"adapter {request.adapter!r} is not loaded; {self._loaded_adapters()}"
+            return Refusal("adapter_not_found", message)
+        return check_request(
+            request,
+            vocab_size=self.runner.vocab_size,
+            max_model_len=self.runner.max_model_len,
+            kv_capacity_tokens=self.runner.num_blocks * self.runner.block_size,
+        )
+
+    def _new_sequence(self, request: Generate) -> Sequence:
+        params, prompt = request.sampling, request.prompt_token_ids
+        version, row = 0, -1
+        if request.adapter is not None:
+            version = self._adapters.take(request.adapter)
+            row = self.runner.adapter_row(request.adapter)
+        eos_token_ids = () if params.ignore_eos else self._eos_token_ids
+        max_len = self._max_len
+        if params.max_tokens is not None:
+            max_len = len(prompt) + params.max_tokens
+        return Sequence(
+            request_id=request.request_id,
+            token_ids=list(prompt),
+            sample=SampleState(
+                params=params,
+                seed=self._seeds.getrandbits(63) if params.seed is None else params.seed,
+                prompt_token_ids=prompt,
+                eos_token_ids=(*eos_token_ids, *params.stop_token_ids),
+            ),
+            max_len=max_len,
+            root=root_digest(version, request.isolation_key),
+            arrival_s=self._clock(),
+            adapter=request.adapter,
+            adapter_row=row,
+        )
+
+    def _postprocess(self, step: Step, result: StepResult) -> list[Tokens]:
+        """Keep what was computed, append what was sampled, end what is done."""
+        self.num_steps += 1
+        events: list[Tokens] = []
+        for sequence, span, sampled in zip(
+            step.sequences, step.batch.spans, result.sampled, strict=True
+        ):
+            self.scheduler.advance(sequence, span.num_tokens)
+            if sampled is not None:
+                events.append(self._take_token(sequence, sampled))
+        return events
+
+    def _take_token(self, sequence: Sequence, sampled: Sampled) -> Tokens:
+        is_first = sequence.num_output_tokens == 0
+        sequence.append(sampled.token_id)
+        reason: str | None = None
+        if sampled.token_id in sequence.sample.eos_token_ids:
+            reason = "stop"
+        elif sequence.num_tokens >= sequence.max_len:
+            reason = "length"
+        if reason is not None:
+            self._finish(sequence)
+        queue_s = (sequence.first_scheduled_s or 0.0) - sequence.arrival_s if is_first else 0.0
+        return Tokens(
+            request_id=sequence.request_id,
+            token_ids=[sampled.token_id],
+            logprobs=[sampled.logprobs] if sampled.logprobs else [],
+            finish_reason=reason,
+            num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
+            queue_s=queue_s,
+        )
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.scheduler.finish(sequence)
+        adapter = sequence.adapter
+        if adapter is not None and self._adapters.give_back(adapter):
+            self.runner.unload_adapter(adapter)
+
+    def _loaded_adapters(self) -> str:
+        names = ", ".join(sorted(self._adapters.available))
+        return f"loaded: {names}" if names else "none is loaded"
+
+    def stats(self, *, step_s: float = 0.0, rss_bytes: int = 0) -> Stats:
+        """Return the engine's figures now; the caller measures `step_s` and `rss_bytes`."""
+        scheduler, counters = self.scheduler, self.scheduler.counters
+        return Stats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_blocks_used=scheduler.blocks.num_used,
+            num_blocks=scheduler.blocks.num_blocks,
+            num_preempted=counters.num_preempted,
+            num_prefill_tokens=counters.num_prefill_tokens,
+            num_decode_tokens=counters.num_decode_tokens,
+            num_prefix_hit_tokens=counters.num_prefix_hit_tokens,
+            num_steps=self.num_steps,
+            step_s=step_s,
+            rss_bytes=rss_bytes,
+            adapters=self._adapters.available,
+        )

@@ -1,0 +1,208 @@
+"""The engine process: `python -m quickmatch.engine.process --config JSON --endpoint ipc://PATH`.
+
+Owns: the loop around one `Engine` and its end of the channel. Torch lives in this process only.
+It does not decide whether to start again after a crash: its fleet does.
+
+The life of it: connect; load the model and send Ready, or send LoadFailed and exit with 2; then
+take commands, step, send events. While idle it sleeps in the socket and sends a heartbeat each
+second. It ends with 0 on Shutdown, on SIGTERM, and when the process that started it is gone; with
+1 when a step throws, after every request in flight has been answered with an error.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quickmatch.core.clock import monotonic
+from quickmatch.core.errors import QuickmatchError
+from quickmatch.engine.channel import EngineEnd
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.engine import Engine
+from quickmatch.engine.parent import is_orphan, tie_to_parent
+from quickmatch.engine.wire import (
+    Cancel,
+    Command,
+    CommandDone,
+    Event,
+    Generate,
+    LoadAdapter,
+    LoadFailed,
+    Ready,
+    Shutdown,
+    UnloadAdapter,
+)
+
+HEARTBEAT_S = 1.0  # between two Stats while idle
+BUSY_STATS_S = 0.25  # while busy
+
+log = logging.getLogger("quickmatch.engine")
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now (elsewhere than on Linux: its highest)."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class EngineLoop:
+    """Commands, step, events, over and over."""
+
+    def __init__(self, engine: Engine, channel: EngineEnd, parent_pid: int) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._parent_pid = parent_pid
+        self._outbox: list[Event] = []
+        self._is_stopping = False
+        self._stats_at = 0.0  # monotonic time of the last Stats
+        self._steps_at_stats = 0
+        self._step_time_s = 0.0  # spent in steps since the last Stats
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit status."""
+        while not self._is_stopping:
+            self._take_commands()
+            if self._engine.has_work and not self._step():
+                return 1
+            self._send_stats_if_due()
+            self._channel.send(self._outbox)
+            self._outbox = []
+        return 0
+
+    def _take_commands(self) -> None:
+        timeout_s = 0.0
+        if not self._engine.has_work:
+            timeout_s = max(0.0, self._stats_at + HEARTBEAT_S - monotonic())
+        for command in self._channel.receive(timeout_s):
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Generate():
+                final = self._engine.add(command)
+            case Cancel(request_id=request_id):
+                final = self._engine.cancel(request_id)
+            case Shutdown():
+                self._is_stopping = True
+                return
+            case LoadAdapter() | UnloadAdapter():
+                self._outbox.append(self._change_adapter(command))
+                return
+        if final is not None:
+            self._outbox.append(final)
+
+    def _change_adapter(self, command: LoadAdapter | UnloadAdapter) -> CommandDone:
+        try:
+            if isinstance(command, LoadAdapter):
+                detail = self._engine.load_adapter(command.adapter, command.path)
+            else:
+                detail = self._engine.unload_adapter(command.adapter)
+        except QuickmatchError as error:
+            return CommandDone(command_id=command.command_id, error=error.message)
+        except Exception as error:  # process boundary: a bad folder must not end the others
+            log.exception("%s failed", command)
+            message = f"adapter {command.adapter!r}: {type(error).__name__}: {error}"
+            return CommandDone(command_id=command.command_id, error=message)
+        return CommandDone(command_id=command.command_id, detail=detail)
+
+    def _step(self) -> bool:
+        """Run one step; False if it threw, and every request has been told."""
+        started = monotonic()
+        try:
+            self._outbox.extend(self._engine.step())
+        except Exception:  # process boundary
+            failed = self._engine.failures("the engine failed while it computed; try again")
+            log.exception("a step failed; %d requests end with an error", len(failed))
+            self._channel.send([*self._outbox, *failed])
+            return False
+        self._step_time_s += monotonic() - started
+        return True
+
+    def _send_stats_if_due(self) -> None:
+        now = monotonic()
+        period_s = BUSY_STATS_S if self._engine.has_work else HEARTBEAT_S
+        if now - self._stats_at < period_s:
+            return
+        num_steps = self._engine.num_steps - self._steps_at_stats
+        self._outbox.append(
+            self._engine.stats(
+                step_s=self._step_time_s / num_steps if num_steps else 0.0,
+                rss_bytes=resident_bytes(),
+            )
+        )
+        self._stats_at = now
+        self._steps_at_stats, self._step_time_s = self._engine.num_steps, 0.0
+        self._is_stopping = self._is_stopping or is_orphan(self._parent_pid)
+
+
+def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
+    """Load the model, then run the loop; return the exit status."""
+    started = monotonic()
+    try:
+        from quickmatch.engine.runner import ModelRunner  # torch: not before we are tied down
+
+        runner = ModelRunner(config)
+        runner.warm_up()
+    except QuickmatchError as error:
+        channel.send([LoadFailed(message=error.message)])
+        return 2
+    except Exception as error:  # process boundary
+        log.exception("loading %s failed", config.model)
+        channel.send([LoadFailed(message=f"{config.model}: {type(error).__name__}: {error}")])
+        return 2
+    engine = Engine(runner, config)
+    gc.collect()
+    gc.freeze()  # the model's objects stay; no later collection has to walk them
+    channel.send([_ready(runner, load_s=monotonic() - started)])
+    return EngineLoop(engine, channel, parent_pid).run()
+
+
+def _ready(runner: Any, *, load_s: float) -> Ready:
+    return Ready(
+        pid=os.getpid(),
+        max_model_len=runner.max_model_len,
+        vocab_size=runner.vocab_size,
+        model_bytes=runner.model_bytes,
+        kv_bytes=runner.kv_bytes,
+        num_blocks=runner.num_blocks,
+        block_size=runner.block_size,
+        load_s=load_s,
+        device=str(runner.device),
+        dtype=str(runner.dtype).removeprefix("torch."),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the process."""
+    parser = argparse.ArgumentParser(prog="quickmatch.engine.process")
+    parser.add_argument("--config", required=True, help="EngineConfig as JSON")
+    parser.add_argument("--endpoint", required=True, help="ipc:// address that the fleet has bound")
+    parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="whose end is ours")
+    arguments = parser.parse_args(argv)
+    tie_to_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the fleet's to handle
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s engine[%(process)d] %(message)s"
+    )
+    if is_orphan(arguments.parent_pid):
+        return 0
+    config = msgspec.json.decode(arguments.config, type=EngineConfig)
+    channel = EngineEnd(arguments.endpoint)
+    try:
+        return serve(config, channel, arguments.parent_pid)
+    finally:
+        channel.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

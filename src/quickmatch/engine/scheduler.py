@@ -1,0 +1,249 @@
+"""Who computes what in the next step. Plain Python: no tensors, no model, no clock but its own.
+
+Owns: the waiting queue, the running sequences, their blocks. It does not know what a token means
+or when a sequence should end; the engine tells it.
+
+One step is one flattened batch under `max_num_batched_tokens`:
+
+1. every running sequence that decodes, oldest first, so that no prompt can hold them up;
+2. then running prompts that are not through yet, a chunk each, oldest first;
+3. then the head of the queue, while there is a place, budget and blocks.
+
+A sequence gets the blocks of all its known tokens when it is admitted and one more whenever a
+decoded token needs it. Only that growth can run short; then the newest running sequence is
+*preempted*: its blocks go back, it waits at the head of the queue, and its tokens, kept, are
+recomputed later. Sampling is keyed by position, so its output does not change.
+
+Invariant: `running` is in order of arrival and every running sequence is older than every waiting
+one, so the oldest can always take what it needs and some sequence always moves on.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quickmatch.core.clock import Clock, monotonic
+from quickmatch.engine.batch import Span, StepBatch
+from quickmatch.engine.blocks import BlockAllocator
+from quickmatch.engine.sequence import Sequence, SequenceState
+
+
+@dataclass(slots=True)
+class Step:
+    """What to run, and whose spans they are, in the same order."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    batch: StepBatch = field(default_factory=lambda: StepBatch([], [], [], []))
+
+
+@dataclass(slots=True)
+class Counters:
+    """Sums since the start."""
+
+    num_preempted: int = 0
+    num_prefill_tokens: int = 0
+    num_decode_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, first come first served."""
+
+    def __init__(
+        self,
+        blocks: BlockAllocator,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_queue_len: int,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.blocks = blocks
+        self.counters = Counters()
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._live: dict[str, Sequence] = {}
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_num_live = max_num_seqs + max_queue_len
+        self._clock = clock
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every place to run is taken and the queue behind them is full."""
+        return len(self._live) >= self._max_num_live
+
+    @property
+    def num_live(self) -> int:
+        """Sequences waiting or running."""
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._live.values())
+
+    def find(self, request_id: str) -> Sequence | None:
+        """Return the waiting or running sequence of that id."""
+        return self._live.get(request_id)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence. Its `max_len` must fit the blocks; the engine has checked."""
+        self._live[sequence.request_id] = sequence
+        self.waiting.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a waiting or running sequence and give its blocks back."""
+        if sequence.state is SequenceState.RUNNING:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        self._release(sequence)
+        sequence.state = SequenceState.FINISHED
+        del self._live[sequence.request_id]
+
+    # ---- planning a step
+
+    def schedule(self) -> Step:
+        """Plan one step. It is empty only if no sequence is live."""
+        step = Step()
+        budget, prefills = self._schedule_decodes(step, self._max_num_batched_tokens)
+        for sequence in prefills:
+            budget -= self._add_span(step, sequence, budget)
+        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
+            if not self._admit(self.waiting[0]):
+                break
+            budget -= self._add_span(step, self.running[-1], budget)
+        return step
+
+    def _schedule_decodes(self, step: Step, budget: int) -> tuple[int, list[Sequence]]:
+        """Give one token to each decoding sequence; return what is left, and who prefills.
+
+        Preemption takes from the end of `running`, which this walk has not reached: what is
+        already in the step stays valid.
+        """
+        prefills: list[Sequence] = []
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            index += 1
+            if sequence.num_new_tokens > 1:
+                prefills.append(sequence)
+            elif budget > 0 and self._grow(sequence):
+                budget -= self._add_span(step, sequence, 1)
+        return budget, [s for s in prefills if s.state is SequenceState.RUNNING]
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Make room for the next token's KV, preempting the newest; False if that is itself."""
+        if sequence.num_computed_tokens < len(sequence.block_table) * self.blocks.block_size:
+            return True
+        while not self.blocks.num_free:
+            newest = self.running[-1]
+            self._preempt(newest)
+            if newest is sequence:
+                return False
+        sequence.block_table.append(self.blocks.allocate())
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.state = SequenceState.WAITING
+        self.waiting.appendleft(sequence)
+        self.counters.num_preempted += 1
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Start the queue's head if its blocks are there, one to spare for each that runs."""
+        shared = self._find_prefix(sequence)
+        num_fresh = self.blocks.blocks_for(sequence.num_tokens) - len(shared)
+        num_free = self.blocks.num_free - self.blocks.num_idle(shared)
+        if num_fresh + len(self.running) > num_free:
+            return False
+        for block in shared:
+            self.blocks.share(block)
+        sequence.block_table = shared + [self.blocks.allocate() for _ in range(num_fresh)]
+        sequence.num_computed_tokens = len(shared) * self.blocks.block_size
+        sequence.num_published_blocks = len(shared)
+        sequence.state = SequenceState.RUNNING
+        self.waiting.popleft()
+        self.running.append(sequence)
+        if sequence.first_scheduled_s is None:
+            sequence.first_scheduled_s = self._clock()
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            self.counters.num_prefix_hit_tokens += sequence.num_computed_tokens
+        return True
+
+    def _find_prefix(self, sequence: Sequence) -> list[int]:
+        """Return the published blocks it begins with; never its last token's: that is run."""
+        block_size = self.blocks.block_size
+        shared: list[int] = []
+        for index in range((sequence.num_tokens - 1) // block_size):
+            block = self.blocks.find(sequence.digest(index, block_size))
+            if block is None:
+                break
+            shared.append(block)
+        return shared
+
+    def _add_span(self, step: Step, sequence: Sequence, budget: int) -> int:
+        """Append the sequence's next tokens, at most `budget`; return how many."""
+        start = sequence.num_computed_tokens
+        num_tokens = min(sequence.num_new_tokens, budget)
+        if num_tokens <= 0:
+            return 0
+        is_last_chunk = num_tokens == sequence.num_new_tokens
+        batch, table, size = step.batch, sequence.block_table, self.blocks.block_size
+        step.sequences.append(sequence)
+        batch.spans.append(
+            Span(
+                start=len(batch.token_ids),
+                num_tokens=num_tokens,
+                context_len=start,
+                block_table=table,
+                adapter_row=sequence.adapter_row,
+                sample=sequence.sample if is_last_chunk else None,
+            )
+        )
+        if num_tokens == 1:  # the common case, decoding, without slices and generators
+            batch.token_ids.append(sequence.token_ids[start])
+            batch.positions.append(start)
+            batch.slots.append(table[start // size] * size + start % size)
+            return 1
+        positions = range(start, start + num_tokens)
+        batch.token_ids.extend(sequence.token_ids[start : start + num_tokens])
+        batch.positions.extend(positions)
+        batch.slots.extend([table[p // size] * size + p % size for p in positions])
+        return num_tokens
+
+    # ---- after a step
+
+    def advance(self, sequence: Sequence, num_tokens: int) -> None:
+        """Record that the KV of the sequence's next `num_tokens` tokens is stored."""
+        if sequence.num_output_tokens and sequence.num_new_tokens == 1:
+            self.counters.num_decode_tokens += 1
+        else:
+            self.counters.num_prefill_tokens += num_tokens
+        sequence.num_computed_tokens += num_tokens
+        size = self.blocks.block_size
+        for index in range(sequence.num_published_blocks, sequence.num_computed_tokens // size):
+            self.blocks.publish(sequence.block_table[index], sequence.digest(index, size))
+            sequence.num_published_blocks = index + 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.block_table)
+        sequence.forget_kv()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless queue, running list, blocks and sequences agree."""
+        self.blocks.check_integrity(s.block_table for s in self.running)
+        order = [*self.running, *self.waiting]
+        assert len(order) == len(self._live), "a sequence is in no list or in two"
+        assert {id(s) for s in order} == {id(s) for s in self}, "a live sequence is lost"
+        arrivals = [s.arrival_s for s in order]
+        assert arrivals == sorted(arrivals), "a newer sequence is before an older one"
+        assert len(self.running) <= self._max_num_seqs, "too many sequences run"
+        for sequence in self.waiting:
+            assert sequence.state is SequenceState.WAITING, f"{sequence.request_id} waits wrongly"
+            assert not sequence.block_table, f"{sequence.request_id} waits and holds blocks"
+        for sequence in self.running:
+            room = len(sequence.block_table) * self.blocks.block_size
+            assert sequence.state is SequenceState.RUNNING, f"{sequence.request_id} runs wrongly"
+            assert sequence.num_computed_tokens <= room, f"{sequence.request_id} overflows"
+            assert sequence.num_new_tokens >= 1, f"{sequence.request_id} has nothing to run"

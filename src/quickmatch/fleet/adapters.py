@@ -1,0 +1,155 @@
+"""Adapters of one deployment: from the desired versions to loaded ones, without a failed call.
+
+Owns the order load new → switch route → unload old, and `adapter_status` in the deployment's
+document. Does not know how a backend loads; it calls it.
+Invariant: what is in `entry.adapters` is loaded; what is being unloaded has no lease and no route.
+"""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from quickmatch.core.clock import monotonic, wall
+from quickmatch.core.errors import ModelLoadError, NotFound, QuickmatchError, Unavailable
+from quickmatch.fleet.backend import Backend
+from quickmatch.fleet.router import Entry, Weights
+from quickmatch.store.documents import AdapterStatus, Deployment, Model, ModelKind
+from quickmatch.store.protocol import Store, require
+
+log = logging.getLogger(__name__)
+
+LEASE_POLL_S = 0.02  # how often a retired version is looked at for calls still using it
+
+
+class AdapterLoader:
+    """Makes the loaded adapters of one backend equal to the desired ones."""
+
+    def __init__(
+        self, store: Store, deployment: str, base: Model, backend: Backend, entry: Entry
+    ) -> None:
+        self._store = store
+        self._deployment = deployment
+        self._base = base
+        self._backend = backend
+        self._entry = entry
+        self._failed: dict[str, int] = {}  # adapter name -> version that would not load
+        self._retiring: dict[str, asyncio.Task[None]] = {}  # by version id
+
+    async def follow(self, desired: dict[str, int]) -> None:
+        """Load what is wanted and not there, then let go of what is there and not wanted."""
+        live = self._entry.adapters
+        for name in [n for n in live if n not in desired]:
+            await self._retire(name, live.pop(name))
+        self._failed = {n: v for n, v in self._failed.items() if desired.get(n) == v}
+        missing = {n: v for n, v in desired.items() if not self._has(n, v)}
+        self._entry.expected = set(missing) - set(live)
+        for name, version in missing.items():
+            try:
+                await self._load(name, version)
+            except Unavailable as error:  # the engine died: its keeper restarts it, we come again
+                log.warning("adapter %s@%d: %s", name, version, error.message)
+                return
+            finally:
+                self._entry.expected.discard(name)
+
+    async def close(self) -> None:
+        """Drop routes and pending unloads; the backend is about to be closed."""
+        self._entry.adapters.clear()
+        for task in self._retiring.values():
+            task.cancel()
+        await asyncio.gather(*self._retiring.values(), return_exceptions=True)
+
+    def _has(self, name: str, version: int) -> bool:
+        live = self._entry.adapters.get(name)
+        loaded = live is not None and live.version_id == f"{name}@{version}"
+        return loaded or self._failed.get(name) == version
+
+    async def _load(self, name: str, version: int) -> None:
+        version_id = f"{name}@{version}"
+        await self._write_status(name, AdapterStatus(version=version, state="LOADING"))
+        if (pending := self._retiring.get(version_id)) is not None:
+            await asyncio.wait([pending])  # asked for again while it was being unloaded
+        began = monotonic()
+        try:
+            model = await asyncio.to_thread(self._checked_model, name, version)
+            await self._backend.load_adapter(version_id, self._path(model, version))
+        except Unavailable:
+            raise
+        except QuickmatchError as error:
+            log.error("adapter %s does not load: %s", version_id, error.message)
+            self._failed[name] = version
+            failed = AdapterStatus(version=version, state="FAILED", error=error.message)
+            await self._write_status(name, failed)
+            return
+        load_s = monotonic() - began
+        old = self._entry.adapters.get(name)
+        self._entry.adapters[name] = self._weights(model, version)  # the switch
+        log.info("adapter %s ready on %s in %.3f s", version_id, self._deployment, load_s)
+        ready = AdapterStatus(version=version, state="READY", ready_at=wall(), load_s=load_s)
+        await self._write_status(name, ready)
+        if old is not None:
+            self._start_retiring(old)
+
+    async def _retire(self, name: str, weights: Weights) -> None:
+        self._start_retiring(weights)
+        await self._write_status(name, None)
+
+    def _start_retiring(self, weights: Weights) -> None:
+        self._retiring[weights.version_id] = asyncio.create_task(self._unload(weights))
+
+    async def _unload(self, weights: Weights) -> None:
+        try:
+            while weights.num_leases:
+                await asyncio.sleep(LEASE_POLL_S)
+            await self._backend.unload_adapter(weights.version_id)
+        except QuickmatchError as error:  # a dead engine has forgotten it anyway
+            log.warning("unloading %s: %s", weights.version_id, error.message)
+        finally:
+            self._retiring.pop(weights.version_id, None)
+
+    def _checked_model(self, name: str, version: int) -> Model:
+        try:
+            model = require(self._store, Model, name)
+        except NotFound as error:
+            raise ModelLoadError(error.message) from error
+        if model.model_kind is not ModelKind.ADAPTER:
+            raise ModelLoadError(f"{name!r} is a {model.model_kind} model, not an adapter")
+        if model.base_model and model.base_model != self._base.id:
+            raise ModelLoadError(
+                f"adapter {name!r} was trained on {model.base_model!r}, but deployment "
+                f"{self._deployment!r} serves {self._base.id!r}; load it on a deployment of its "
+                "own base"
+            )
+        if version > model.version:
+            raise ModelLoadError(
+                f"adapter {name!r} has no version {version}; the newest is {model.version}"
+            )
+        return model
+
+    def _path(self, model: Model, version: int) -> str:
+        if version == model.version:
+            return model.path
+        return str(Path(model.path).parent / str(version))  # models/NAME/VERSION/
+
+    def _weights(self, model: Model, version: int) -> Weights:
+        version_id = f"{model.id}@{version}"
+        return Weights(
+            model=model.id,
+            version_id=version_id,
+            adapter=version_id,
+            fingerprint=f"{version_id} {model.created_at!r} on {self._fingerprint_of_base()}",
+            created_at=model.created_at,
+        )
+
+    def _fingerprint_of_base(self) -> str:
+        return self._entry.base.fingerprint if self._entry.base else self._base.version_id
+
+    async def _write_status(self, name: str, status: AdapterStatus | None) -> None:
+        def change(document: Deployment) -> None:
+            others = {n: s for n, s in document.adapter_status.items() if n != name}
+            document.adapter_status = others if status is None else {**others, name: status}
+
+        try:
+            await asyncio.to_thread(self._store.update, Deployment, self._deployment, change)
+        except QuickmatchError as error:
+            log.warning("cannot write deployment %s: %s", self._deployment, error.message)
