@@ -1,9 +1,9 @@
 """The floor plan holds: who may import whom, what loads no torch, how fast `--help` answers."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,12 +72,13 @@ def test_no_room_is_overgrown() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    best = min(_help_seconds() for _ in range(5))
-    assert best < 0.5
+    # Processor time, not the wall clock's: a busy machine must not fail it.
+    assert min(_help_cpu_s() for _ in range(3)) < 0.5
 
 
-def _help_seconds() -> float:
-    start = time.perf_counter()
+def _help_cpu_s() -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "quickmatch.cli.main", "--help"]
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -10,6 +10,7 @@ from quickmatch.cli.output import Output, OutputFormat, print_json
 from quickmatch.cli.session import open_session
 from quickmatch.core.errors import Conflict, InvalidRequest
 from quickmatch.core.ids import check_name
+from quickmatch.core.shipped import SHIPPED_MODEL
 from quickmatch.store.documents import Document, Model, ModelKind
 
 
@@ -64,7 +65,12 @@ def dataset(
             )
         else:
             made = datasets.create_from_traces(
-                session.store, session.home, name, parse_filter(filter), limit=limit
+                session.store,
+                session.home,
+                name,
+                parse_filter(filter),
+                limit=limit,
+                description=description,
             )
         created = [made]
         if holdout > 0:
@@ -122,19 +128,26 @@ def model(
 def sftj(
     dataset: Annotated[str, typer.Option(help="Train on this dataset.")],
     output_model: Annotated[str, typer.Option(help="The adapter's name; again: a new version.")],
-    base_model: Annotated[str, typer.Option(help="A base model's name.")] = "quickmatch-base",
+    base_model: Annotated[
+        str, typer.Option(help="A base model's name; default: the shipped one.")
+    ] = "",
     evaluation_dataset: Annotated[str, typer.Option(help="Measure the loss on this one.")] = "",
     eval_auto_carveout: Annotated[
         bool, typer.Option("--eval-auto-carveout", help="Hold rows back to measure the loss.")
     ] = False,
     lora_rank: Annotated[int | None, typer.Option(min=1)] = None,
-    epochs: Annotated[float | None, typer.Option(min=0.0)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step.")] = None,
     max_context_length: Annotated[int | None, typer.Option(min=16, help="Tokens a row.")] = None,
     early_stop: Annotated[
         bool, typer.Option("--early-stop", help="Stop when the evaluation loss rises.")
     ] = False,
+    lora_alpha: Annotated[float | None, typer.Option(help="Default: twice the rank.")] = None,
+    gradient_accumulation_steps: Annotated[int | None, typer.Option(min=1)] = None,
+    learning_rate_warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Default: 10 % of the steps.")
+    ] = None,
     warm_start_from: Annotated[str, typer.Option(help="Go on from this adapter.")] = "",
     seed: Annotated[int | None, typer.Option()] = None,
     start: Annotated[bool, typer.Option("--start/--no-start")] = True,
@@ -143,6 +156,7 @@ def sftj(
 ) -> None:
     """Create a supervised fine-tuning job (LoRA) and start it in the background."""
     from quickmatch.tuning import jobs
+    from quickmatch.tuning.settings import SftSettings
 
     given: dict[str, Any] = {
         "lora_rank": lora_rank,
@@ -150,19 +164,20 @@ def sftj(
         "learning_rate": learning_rate,
         "batch_size": batch_size,
         "max_context_length": max_context_length,
+        "lora_alpha": lora_alpha,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "learning_rate_warmup_steps": learning_rate_warmup_steps,
         "eval_auto_carveout": eval_auto_carveout or None,
         "early_stop": early_stop or None,
         "warm_start_from": warm_start_from or None,
         "seed": seed,
     }
-    from quickmatch.tuning.settings import SftSettings
-
-    settings = SftSettings.model_validate({k: v for k, v in given.items() if v is not None})
+    settings = SftSettings.parse({k: v for k, v in given.items() if v is not None})
     with open_session() as session:
         job = jobs.create_sft(
             session.store,
             session.home,
-            base_model=base_model,
+            base_model=base_model or ("" if warm_start_from else SHIPPED_MODEL),
             dataset=dataset,
             output_model=output_model,
             evaluation_dataset=evaluation_dataset,

@@ -62,7 +62,7 @@ def _delete_model(session: Session, name: str) -> None:
 def _delete_dataset(session: Session, name: str) -> None:
     from quickmatch.tuning import datasets
 
-    datasets.delete(session.store, session.home, name)
+    datasets.delete(session.store, name)
 
 
 def _delete_job(session: Session, name: str) -> None:

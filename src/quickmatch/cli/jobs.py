@@ -26,7 +26,7 @@ def cancel(job: JobId, output: Output = OutputFormat.TEXT) -> None:
 
     with open_session() as session:
         require(session.store, Job, job)
-        jobs.cancel(session.store, session.home, job)
+        jobs.cancel(session.store, job)
         _print(require(session.store, Job, job), output)
 
 

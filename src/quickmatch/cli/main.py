@@ -10,7 +10,6 @@ import json
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from quickmatch import __version__
@@ -54,16 +53,10 @@ def _options(
 def main() -> None:
     """Run the command line. Errors that a user can mend become one line and exit code 2."""
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except click.Abort:
-        code = 130
+        app()
     except QuickmatchError as error:
         _show(error)
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(2)
 
 
 def _show(error: QuickmatchError) -> None:

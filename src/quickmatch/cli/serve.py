@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from typing import Annotated, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,10 @@ from quickmatch.cli.output import note
 from quickmatch.cli.session import Session, open_session
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.shipped import SHIPPED_MODEL
-from quickmatch.store.documents import Deployment
+from quickmatch.store.documents import Deployment, DeploymentState
+
+if TYPE_CHECKING:
+    import uvicorn
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +61,8 @@ def serve(
     listening = _listen(host, port)
     url = f"http://{host}:{listening.getsockname()[1]}/v1"
     with open_session() as session, server_lock.hold(session.home, url):
-        _want(session, model, name, trace, engine)
-        asyncio.run(_run(session, listening, url, cache_ttl))
+        deployment = _want(session, model, name, trace, engine)
+        asyncio.run(_run(session, listening, url, cache_ttl, deployment))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -79,15 +83,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _want(session: Session, source: str, name: str, trace: bool, engine: dict[str, Any]) -> None:
-    """Write what shall be served: one model alone, or what is deployed already."""
+def _want(session: Session, source: str, name: str, trace: bool, engine: dict[str, Any]) -> str:
+    """Write what shall be served: one model, or what is deployed already. Returns its name."""
     from quickmatch.cli.deploy import want_deployment
     from quickmatch.cli.models import ensure_model
 
     wanted = list(session.store.find(Deployment, {"wanted": True}))
     if not source and wanted:
         note(f"serving what is deployed: {', '.join(d.id for d in wanted)}")
-        return
+        return wanted[0].id
     model = ensure_model(session, source or SHIPPED_MODEL)
     deployment = want_deployment(session, model, name=name, trace=trace)
     for other in wanted:
@@ -96,13 +100,51 @@ def _want(session: Session, source: str, name: str, trace: bool, engine: dict[st
 
     def configure(d: Deployment) -> None:
         d.engine = {key: value for key, value in engine.items() if value is not None}
+        d.trace = trace
 
     session.store.update(Deployment, deployment.id, configure)
+    return deployment.id
 
 
 def _stop(deployment: Deployment) -> None:
     deployment.wanted = False
 
 
-async def _run(session: Session, listening: socket.socket, url: str, cache_ttl: float) -> None:
-    raise NotImplementedError
+async def _run(
+    session: Session, listening: socket.socket, url: str, cache_ttl: float, deployment: str
+) -> None:
+    """Serve until a signal. Raises ConfigError if the deployment can't be served at all."""
+    import uvicorn
+
+    from quickmatch.caching import ExactCache, ExactCacheSettings
+    from quickmatch.fleet import Fleet
+    from quickmatch.gateway import create_app
+    from quickmatch.observe import Metrics, TraceWriter
+
+    store, metrics = session.store, Metrics()
+    cache = ExactCache(store, ExactCacheSettings(ttl_s=cache_ttl)) if cache_ttl else None
+    fleet = Fleet(store, session.home, metrics=metrics, url=url)
+    app = create_app(fleet, cache, TraceWriter(store, metrics))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
+    server = uvicorn.Server(config)
+    watching = asyncio.create_task(_watch(session, deployment, url, server))
+    await server.serve(sockets=[listening])
+    watching.cancel()
+    (failure,) = await asyncio.gather(watching, return_exceptions=True)
+    if isinstance(failure, ConfigError):
+        raise failure
+
+
+async def _watch(session: Session, name: str, url: str, server: "uvicorn.Server") -> None:
+    """Tell when the deployment is ready; stop the server and raise if it never will be."""
+    start = time.monotonic()
+    while True:
+        document = await asyncio.to_thread(session.store.get, Deployment, name)
+        if document is not None and document.state is DeploymentState.READY:
+            seconds = time.monotonic() - start
+            note(f"{name} is ready at {url} after {seconds:.1f} s; Ctrl-C stops the server")
+            return
+        if document is not None and document.state is DeploymentState.FAILED:
+            server.should_exit = True
+            raise ConfigError(f"can't serve {document.model!r}: {document.error}")
+        await asyncio.sleep(0.05)

@@ -33,8 +33,12 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._connections = Connections(path)
-        with self._connections.reading() as connection:
-            migrate(connection)
+        try:
+            with self._connections.reading() as connection:
+                migrate(connection)
+        except BaseException:
+            self._connections.close()
+            raise
         self._watch_lock = threading.Lock()
         self._watch = self._connections.open()  # never writes, so it sees every write as foreign
 
