@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.inspection import permutation_importance
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from examples.credit_cards.applicants import Matrix, Population, Reals, stream
 from examples.credit_cards.fields import FIELDS, RATINGS, Field
@@ -65,6 +66,10 @@ class RatingModel:
         absent = [r for i, r in enumerate(RATINGS) if not (population.outcomes == i).any()]
         if absent:
             raise ValueError(f"no applicant turned out {absent[0]}; simulate more applicants")
+        with threadpool_limits(limits=1):  # some thousand rows: threads only wait for one another
+            self._fit(population, seed)
+
+    def _fit(self, population: Population, seed: int) -> None:
         split = int(len(population) * (1 - HELD_OUT_SHARE))
         values, outcomes = population.values, population.outcomes
         self._trees = HistGradientBoostingRegressor(
@@ -86,7 +91,8 @@ class RatingModel:
 
     def score(self, values: Matrix) -> Reals:
         """Return the expected outcome, 0 (poor) to 2 (good), of each row of [count, 10]."""
-        return np.asarray(self._trees.predict(values), dtype=np.float64)
+        with threadpool_limits(limits=1):
+            return np.asarray(self._trees.predict(values), dtype=np.float64)
 
     def predict(self, values: Matrix) -> NDArray[np.int64]:
         """Return the rating, an index into RATINGS, of each row."""

@@ -61,6 +61,7 @@ def export(model: BaseModel, tokenizer: Tokenizer, folder: Path) -> None:
     }
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     os.replace(partial, folder / "model.safetensors")
 
 

@@ -137,4 +137,4 @@ class BaseModel(nn.Module):
         wanted = flat.nonzero().squeeze(1)
         matrix = self.embed_tokens.weight.to(states.dtype)
         losses = LinearCrossEntropy.apply(states[wanted], matrix, targets[wanted], flat[wanted])
-        return losses / flat[wanted].sum()
+        return losses / flat[wanted].sum().clamp(min=1.0)

@@ -1,7 +1,8 @@
 """Measures: exact greedy lookups, perplexity of held-out text, sample answers.
 
-A lookup prompt holds `- key: value` lines and asks for one key. Its words are the held-out ones
-of `words.py`, its values fresh, its greedy answer right only if it is the value and nothing else.
+A lookup prompt holds `- key: value` lines and asks "What is the KEY?". Its words are the held-out
+ones of `words.py`, its values fresh. The greedy answer is right only if it is "The KEY is VALUE."
+to the letter.
 
     python -m recipes.base_model.probe --folder src/quickmatch/base_model data/*.jsonl.gz
 """
@@ -46,7 +47,7 @@ def make_lookup(rng: Random, words: Words, fields: int, value: Callable[[Random]
         record.setdefault(words.field(rng), value(rng))
     key = rng.choice(list(record))
     listed = "\n".join(f"- {name}: {held}" for name, held in record.items())
-    return Lookup(chat_prompt(f"{listed}\n\nWhat is the {key}?"), record[key])
+    return Lookup(chat_prompt(f"{listed}\n\nWhat is the {key}?"), f"The {key} is {record[key]}.")
 
 
 def probes(tokenizer: Tokenizer, count: int, seed: int = 99) -> dict[str, list[Lookup]]:
@@ -107,11 +108,54 @@ def _decode(
     return produced
 
 
-def lookup_accuracy(model: BaseModel, tokenizer: Tokenizer, lookups: list[Lookup]) -> float:
-    longest = max(len(tokenizer.encode(lookup.answer).ids) for lookup in lookups) + 2
-    answers = greedy(model, tokenizer, [lookup.prompt for lookup in lookups], longest)
-    pairs = zip(answers, lookups, strict=True)
-    return sum(answer == lookup.answer for answer, lookup in pairs) / len(lookups)
+@torch.no_grad()
+def lookup_accuracy(
+    model: BaseModel, tokenizer: Tokenizer, lookups: list[Lookup], rows: int = 20
+) -> float:
+    """Share of lookups answered exactly, end of turn included, by greedy decoding.
+
+    Greedy decoding gives the answer's tokens if and only if each of them is the most likely one
+    after the prompt and the answer's tokens before it, so one forward pass over prompt and answer
+    decides.
+    """
+    encoded = [
+        (tokenizer.encode(each.prompt).ids, tokenizer.encode(each.answer + "<|im_end|>").ids)
+        for each in lookups
+    ]
+    encoded.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+    right = 0
+    for first in range(0, len(encoded), rows):
+        right += _num_right(model, encoded[first : first + rows])
+    return right / len(lookups)
+
+
+def _num_right(model: BaseModel, pairs: list[tuple[list[int], list[int]]]) -> int:
+    device = model.embed_tokens.weight.device
+    longest = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    rows = [(prompt + answer + [0] * longest)[:longest] for prompt, answer in pairs]
+    right = 0
+    with torch.autocast(device.type, torch.bfloat16):
+        states = model.hidden(torch.tensor(rows, device=device))
+        for row, (prompt, answer) in zip(states, pairs, strict=True):
+            wanted = row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+            chosen = (wanted @ model.embed_tokens.weight.T).argmax(dim=-1)
+            right += chosen.tolist() == answer
+    return right
+
+
+def prose_accuracy(model: BaseModel, tokenizer: Tokenizer, count: int, seed: int = 99) -> float:
+    """Share of the values of five-field records that the model's prose quotes exactly."""
+    words = Words.of(tokenizer, held_out=True)
+    found = total = 0
+    for number in range(count):
+        rng = Random(f"{seed}prose{number}")
+        record = words.record(rng, 5)
+        listed = "\n".join(f"- {key}: {value}" for key, value in record.items())
+        prompt = chat_prompt(f"Describe this lighthouse in a few sentences.\n\n{listed}")
+        answer = greedy(model, tokenizer, [prompt], 160)[0]
+        found += sum(value in answer for value in record.values())
+        total += len(record)
+    return found / total
 
 
 @torch.no_grad()
@@ -152,6 +196,7 @@ def main() -> None:
     model, tokenizer = load_folder(args.folder)
     lookups = probes(tokenizer, args.count)
     accuracies = {name: lookup_accuracy(model, tokenizer, held) for name, held in lookups.items()}
+    accuracies["prose_5"] = prose_accuracy(model, tokenizer, args.count // 4)
     print(json.dumps({"probes": accuracies}))
     sources = load_sources(args.files, tokenizer, args.cache, 0)
     print(json.dumps({"perplexity": {each.name: perplexity(model, each) for each in sources}}))

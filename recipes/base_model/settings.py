@@ -49,18 +49,17 @@ class TrainSettings:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     phases: tuple[Phase, ...] = (
-        Phase(steps=300, rows=16, length=96, dense_share=1.0, dense_vocab=512),
-        Phase(steps=500, rows=16, length=96, dense_share=1.0),
-        Phase(steps=1200, rows=12, length=160, dense_share=0.3, text_share=0.2, tasks=LOOKUPS),
-        Phase(steps=2000, rows=10, length=256, dense_share=0.05, text_share=0.45),
-        Phase(steps=2500, rows=6, length=512, text_share=0.5),
+        Phase(steps=150, rows=16, length=96, dense_share=1.0),
+        Phase(steps=350, rows=12, length=160, dense_share=0.2, text_share=0.15, tasks=LOOKUPS),
+        Phase(steps=1000, rows=10, length=256, dense_share=0.1, text_share=0.3, text_weight=0.6),
+        Phase(steps=1800, rows=6, length=512, text_share=0.5, text_weight=0.6),
     )
-    matrix_lr: float = 0.02
+    matrix_lr: float = 0.01
     other_lr: float = 0.003
     momentum: float = 0.95
     newton_schulz_steps: int = 5
-    warmup_steps: int = 50
-    decay_share: float = 0.35
+    warmup_steps: int = 20
+    decay_share: float = 0.5
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
     seed: int = 1
@@ -70,7 +69,7 @@ class TrainSettings:
         ("gsm8k", 0.06), ("novels_eltec", 0.1), ("books_gutenberg", 0.1),
     )  # fmt: skip
     log_every: int = 20
-    probe_every: int = 200
+    probe_every: int = 150
     checkpoint_every: int = 100
 
     @property

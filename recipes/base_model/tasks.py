@@ -22,7 +22,10 @@ ASKS = (
     "What is the {k}?", "What is the {k}?", "{k}?", "Give me the {k}.", "Tell me the {k}.",
     "What's the {k}?", "Find the {k}.", "State the {k}.", "And the {k}?", "What {k} is given?",
 )  # fmt: skip
-REPLIES = ("{v}",) * 6 + ("The {k} is {v}.", "It is {v}.")
+# Answers name the field before its value: from there on, quoting the value is plain induction,
+# where a bare value would take one more circuit (which line is meant?) than a CPU has time for.
+SENTENCE = "The {k} is {v}."
+REPLIES = (SENTENCE, SENTENCE, "{k}: {v}")
 
 
 def lines_of(rng: Random, record: dict[str, str]) -> str:
@@ -31,16 +34,14 @@ def lines_of(rng: Random, record: dict[str, str]) -> str:
 
 
 def lookup(rng: Random, words: Words) -> Turns:
-    """One record, then questions for its fields; the plain value is the usual answer."""
+    """One record, then questions for its fields; a full question gets a sentence."""
     record = words.record(rng, rng.randint(2, 12))
     keys = list(record)
     turns = []
     for key in [rng.choice(keys) for _ in range(rng.randint(2, 6))]:
-        reply = rng.choice(REPLIES)
-        if turns:
-            reply = first_reply
-        first_reply = reply
-        turns.append((rng.choice(ASKS).format(k=key), reply.format(k=key, v=record[key])))
+        ask = rng.choice(ASKS)
+        reply = SENTENCE if ask.startswith("What") else rng.choice(REPLIES)
+        turns.append((ask.format(k=key), reply.format(k=key, v=record[key])))
     question = turns[0][0]
     listed = lines_of(rng, record)
     both = f"{listed}\n\n{question}" if rng.random() < 0.8 else f"{question}\n\n{listed}"
@@ -73,7 +74,9 @@ def extreme(rng: Random, words: Words) -> Turns:
     """Largest or smallest of a few numbers."""
     length = rng.randint(2, 5)
     numbers = {words.name(rng): digits(rng, length) for _ in range(rng.randint(2, 5))}
-    word, pick = rng.choice((("largest", max), ("smallest", min), ("highest", max), ("lowest", min)))
+    word, pick = rng.choice(
+        (("largest", max), ("smallest", min), ("highest", max), ("lowest", min))
+    )
     value = pick(numbers.values())
     name = next(name for name, number in numbers.items() if number == value)
     listed = lines_of(rng, {name: f"{number:,}" for name, number in numbers.items()})
@@ -124,19 +127,25 @@ def table_row(rng: Random, words: Words) -> Turns:
     turns = []
     for _ in range(rng.randint(1, 3)):
         name, column = rng.choice(list(rows)), rng.randrange(len(columns))
-        turns.append((f"What is the {columns[column]} of {name}?", rows[name][column]))
+        asked = f"{columns[column]} of {name}"
+        turns.append((f"What is the {asked}?", f"The {asked} is {rows[name][column]}."))
     turns[0] = (f"{table}\n\n{turns[0][0]}", turns[0][1])
     return turns
 
 
 def mentioned(rng: Random, words: Words) -> Turns:
     """Facts told in sentences, then a question for one of them."""
-    facts = {words.name(rng): (words.field(rng), words.value(rng)) for _ in range(rng.randint(2, 6))}
-    says = rng.choice(("The {k} of {n} is {v}.", "{n} has a {k} of {v}.", "For {n}, the {k} is {v}."))
+    facts = {
+        words.name(rng): (words.field(rng), words.value(rng)) for _ in range(rng.randint(2, 6))
+    }
+    says = rng.choice(
+        ("The {k} of {n} is {v}.", "{n} has a {k} of {v}.", "For {n}, the {k} is {v}.")
+    )
     story = " ".join(says.format(n=name, k=key, v=value) for name, (key, value) in facts.items())
     turns = []
     for name in rng.sample(list(facts), min(3, len(facts))):
-        turns.append((f"What is the {facts[name][0]} of {name}?", facts[name][1]))
+        asked = f"{facts[name][0]} of {name}"
+        turns.append((f"What is the {asked}?", f"The {asked} is {facts[name][1]}."))
     turns[0] = (f"{story}\n\n{turns[0][0]}", turns[0][1])
     return turns
 

@@ -39,8 +39,8 @@ def source_name(path: Path) -> str:
 
 def read_records(path: Path) -> Iterator[str]:
     """The texts of one file, in file order."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open("rt")
-    with opened as lines:
+    opening = gzip.open if path.suffix == ".gz" else open
+    with opening(path, "rt", encoding="utf-8") as lines:
         if ".jsonl" not in path.name:
             yield from _paragraph_groups(lines.read())
             return

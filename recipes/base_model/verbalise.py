@@ -37,7 +37,8 @@ SINGLE = (
 DOUBLE = (
     "The {k} is {v} and the {k2} is {v2}.", "With a {k} of {v}, it has a {k2} of {v2}.",
     "Its {k} is {v}, while its {k2} is {v2}.", "The {k} ({v}) and the {k2} ({v2}) are both listed.",
-    "While the {k} is {v}, the {k2} comes to {v2}.", "Both the {k} of {v} and the {k2} of {v2} count.",
+    "While the {k} is {v}, the {k2} comes to {v2}.",
+    "Both the {k} of {v} and the {k2} of {v2} count.",
     "The {t} combines a {k} of {v} with a {k2} of {v2}.", "{v} is the {k}; {v2} is the {k2}.",
 )  # fmt: skip
 ENDINGS = (
@@ -92,12 +93,13 @@ def _with_outcome(rng: Random, words: Words) -> list[tuple[str, str]]:
             "For this {t} the {o} is {v}.", "{v} is the {o} of the {t}.",
         )
     ).format(o=outcome.lower(), t=thing, v=value)  # fmt: skip
+    named = ", the ".join(chosen[:-1]) + " and the " + chosen[-1]
     why = rng.choice(
         (
             "This rests on the {c}.", "The {h} are the {c}.", "It follows from the {c}.",
             "What led to it was the {c}.", "It was decided by the {c}.",
         )
-    ).format(h=heading.lower(), c=", the ".join(chosen[:-1]) + " and the " + chosen[-1])  # fmt: skip
+    ).format(h=heading.lower(), c=named)  # fmt: skip
     pairs = [(key, record[key]) for key in chosen]
     body = sentences(rng, thing, pairs)
     return [(prompt, " ".join([first, why, *body]))]

@@ -9,12 +9,12 @@ another process) is gone here too after that time.
 Invariant: an entry past its time is never returned; a damaged one is a miss.
 """
 
+import contextlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import msgspec
-from pydantic import ValidationError
 
 from quickmatch.core.clock import Clock, wall
 from quickmatch.core.completion import Completion
@@ -45,8 +45,6 @@ class _Front:
     completion: Completion
     expires_at: float
     trusted_until: float
-    num_hits: int = 0  # not written to the store yet
-    last_used_at: float = 0.0
 
 
 class ExactCache:
@@ -59,6 +57,7 @@ class ExactCache:
         self._store = store
         self._clock = clock
         self._front: OrderedDict[str, _Front] = OrderedDict()
+        self._uses: dict[str, tuple[int, float]] = {}  # hits and last use, not written yet
         self._lock = threading.Lock()
         self._puts_to_trim = self._trim_every
 
@@ -70,8 +69,7 @@ class ExactCache:
             if held is None or now >= held.expires_at or now >= held.trusted_until:
                 return None
             self._front.move_to_end(key)
-            held.num_hits += 1
-            held.last_used_at = now
+            self._note_use(key, now)
             return held.completion
 
     def get(self, key: str) -> Completion | None:
@@ -85,22 +83,31 @@ class ExactCache:
                 self._drop(key)
                 return None
             completion = msgspec.convert(entry.response, Completion)
-            used = self._note_use(key, now)
-        except (StoreError, ValidationError, msgspec.ValidationError):
+        except (StoreError, ValueError, msgspec.ValidationError):  # damaged: as if not there
             self._drop(key)
             return None
         self._remember(key, completion, entry.expires_at, now)
-        return completion if used else None
+        with self._lock:
+            self._note_use(key, now)
+        return completion
 
     def put(self, key: str, completion: Completion, *, tenant: str, version_id: str) -> None:
-        """Keep an answer, unless it is too large; sometimes also drop the least recently used."""
+        """Keep an answer, unless it is too large."""
+        entry = self.hold(key, completion, tenant=tenant, version_id=version_id)
+        if entry is not None:
+            self.write(entry)
+
+    def hold(
+        self, key: str, completion: Completion, *, tenant: str, version_id: str
+    ) -> CacheEntry | None:
+        """First half of `put`: keep in memory at once; return what `write` takes. Never blocks."""
         encoded = msgspec.json.encode(completion)
         if len(encoded) > self.settings.max_entry_bytes:
-            return
+            return None
         now = self._clock()
         expires_at = now + self.settings.ttl_s
         self._remember(key, completion, expires_at, now)
-        entry = CacheEntry(
+        return CacheEntry(
             id=key,
             created_at=now,
             tenant=tenant,
@@ -110,6 +117,9 @@ class ExactCache:
             last_used_at=now,
             size_bytes=len(encoded),
         )
+
+    def write(self, entry: CacheEntry) -> None:
+        """Second half of `put`: write, and now and then drop the least recently used."""
         self._store.put(entry)
         with self._lock:
             self._puts_to_trim -= 1
@@ -124,11 +134,12 @@ class ExactCache:
 
         Reads every entry once, but runs once in max_entries / 16 puts: a constant cost each.
         """
+        self.write_uses()
         num_deleted = self._store.delete_many(CacheEntry, {"expires_at": {"$lte": self._clock()}})
-        num_kept = bytes_kept = 0
+        bytes_kept = 0
         surplus: list[str] = []
-        for entry in self._store.find(CacheEntry, order_by="last_used_at", descending=True):
-            num_kept += 1
+        newest = self._store.find(CacheEntry, order_by="last_used_at", descending=True)
+        for num_kept, entry in enumerate(newest, start=1):
             bytes_kept += entry.size_bytes
             if num_kept > self.settings.max_entries or bytes_kept > self.settings.max_bytes:
                 surplus.append(entry.id)
@@ -139,30 +150,31 @@ class ExactCache:
                 self._drop(key)
         return num_deleted
 
+    def write_uses(self) -> None:
+        """Write hits and last uses to the entries; eviction goes by them. Called now and then."""
+        with self._lock:
+            uses, self._uses = self._uses, {}
+        for key, (num_hits, last_used_at) in uses.items():
+
+            def change(entry: CacheEntry, n: int = num_hits, at: float = last_used_at) -> None:
+                entry.num_hits += n
+                entry.last_used_at = max(entry.last_used_at, at)
+
+            with contextlib.suppress(NotFound, ValueError):  # deleted, or damaged
+                self._store.update(CacheEntry, key, change)
+
     @property
     def _trim_every(self) -> int:
         return max(1, self.settings.max_entries // 16)
 
-    def _note_use(self, key: str, now: float) -> bool:
-        """Write the use, with those that memory has answered since. False: deleted meanwhile."""
-        with self._lock:
-            held = self._front.get(key)
-            num_hits = 1 + (held.num_hits if held is not None else 0)
-
-        def change(entry: CacheEntry) -> None:
-            entry.last_used_at = now
-            entry.num_hits += num_hits
-
-        try:
-            self._store.update(CacheEntry, key, change)
-        except NotFound:
-            return False
-        return True
+    def _note_use(self, key: str, now: float) -> None:
+        num_hits, _ = self._uses.get(key, (0, now))
+        self._uses[key] = (num_hits + 1, now)
 
     def _remember(self, key: str, completion: Completion, expires_at: float, now: float) -> None:
         with self._lock:
             trusted_until = now + self.settings.front_s
-            self._front[key] = _Front(completion, expires_at, trusted_until, last_used_at=now)
+            self._front[key] = _Front(completion, expires_at, trusted_until)
             self._front.move_to_end(key)
             while len(self._front) > self.settings.max_front_entries:
                 self._front.popitem(last=False)

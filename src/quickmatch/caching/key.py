@@ -7,14 +7,14 @@ was asked by. Invariant: two calls with equal keys may be given each other's ans
 """
 
 import hashlib
-
-import msgspec
+import json
+from dataclasses import fields
 
 from quickmatch.core.call import Call
 from quickmatch.core.sampling import SamplingParams
 
 KEY_FORMAT = 1  # raised when what is hashed changes, so that old entries are never read
-_encoder = msgspec.json.Encoder(order="deterministic")
+_SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
 
 
 def cache_key(call: Call, fingerprint: str) -> str:
@@ -26,22 +26,27 @@ def cache_key(call: Call, fingerprint: str) -> str:
         call.endpoint,
         call.messages,
         call.prompt,
-        call.sampling,
+        [getattr(call.sampling, name) for name in _SAMPLING_FIELDS],
         call.n,
         call.echo,
         call.tools,
         call.chat_template_kwargs,
         call.isolation_key,
     )
-    return hashlib.sha256(_encoder.encode(parts)).hexdigest()
+    return _hash(parts)
 
 
 def function_key(name: str, arguments: object) -> str:
     """Return the key of a function call. Raises TypeError for what JSON cannot say."""
-    encoded = _encoder.encode((KEY_FORMAT, "function", name, arguments))
-    return hashlib.sha256(encoded).hexdigest()
+    return _hash((KEY_FORMAT, "function", name, arguments))
 
 
 def is_deterministic(sampling: SamplingParams) -> bool:
     """Return whether the same call gives the same answer: greedy, or with a seed."""
     return sampling.is_greedy or sampling.seed is not None
+
+
+def _hash(parts: object) -> str:
+    # The standard library's JSON: it takes integers of any size and half surrogate pairs too.
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

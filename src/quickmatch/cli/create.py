@@ -93,15 +93,16 @@ def dataset(
 
 def model(
     name: Annotated[str, typer.Argument(help="The model's name.")],
-    path: Annotated[str, typer.Option(help="A Hugging Face folder or hub id.")] = "",
+    path: Annotated[str, typer.Option(help="A Hugging Face or PEFT folder, or a hub id.")] = "",
+    base_model: Annotated[str, typer.Option(help="PEFT folder: the model it is for.")] = "",
     remote_url: Annotated[str, typer.Option(help="An OpenAI-compatible URL, to /v1.")] = "",
     remote_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
     api_key_env: Annotated[str, typer.Option(help="Environment variable with the key.")] = "",
     description: Annotated[str, typer.Option()] = "",
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Register a model: a local folder, a hub id, or another provider's."""
-    from quickmatch.cli.models import ensure_model
+    """Register a model: a folder, a hub id, a LoRA adapter, or another provider's."""
+    from quickmatch.cli.models import ensure_model, import_adapter, is_adapter_folder
 
     check_name(name, "model")
     if bool(path) is bool(remote_url):
@@ -109,7 +110,9 @@ def model(
     with open_session() as session:
         if session.store.get(Model, name) is not None:
             raise Conflict(f"a model named {name!r} exists; delete it first or choose another name")
-        if path:
+        if path and (base_model or is_adapter_folder(path)):
+            made = import_adapter(session, name, path, base_model)
+        elif path:
             made = ensure_model(session, path, name)
         else:
             made = Model(

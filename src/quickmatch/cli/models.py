@@ -1,14 +1,15 @@
-"""Registering base models: from a name that is known, a folder, or a hub id."""
+"""Registering models: base models from a folder or a hub id, adapters from a PEFT folder."""
 
 import re
 import time
 from pathlib import Path
 
 from quickmatch.cli.session import Session
-from quickmatch.core.errors import Conflict, ModelNotFound
+from quickmatch.core.errors import ConfigError, Conflict, ModelLoadError, ModelNotFound
 from quickmatch.core.ids import check_name
 from quickmatch.core.shipped import model_source
 from quickmatch.store.documents import Model, ModelKind
+from quickmatch.store.protocol import require
 
 
 def ensure_model(session: Session, source: str, name: str = "") -> Model:
@@ -26,6 +27,36 @@ def ensure_model(session: Session, source: str, name: str = "") -> Model:
         names = ", ".join(m.id for m in session.store.find(Model))
         raise ModelNotFound(f"no model, folder or hub id {source!r}; models: {names}")
     return _register(session, source, name)
+
+
+def import_adapter(session: Session, name: str, path: str, base_model: str) -> Model:
+    """Register a PEFT folder made elsewhere. Its weights are checked when it is loaded.
+
+    Raises ModelLoadError if a file is missing, NotFound for an unknown base.
+    """
+    folder = Path(path).resolve()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / file).is_file():
+            raise ModelLoadError(f"{folder} has no {file}; a PEFT adapter folder holds both")
+    if not base_model:
+        raise ConfigError(f"{folder} is a LoRA adapter; name its base with --base-model")
+    base = require(session.store, Model, base_model)
+    model = Model(
+        id=check_name(name, "model"),
+        created_at=time.time(),
+        model_kind=ModelKind.ADAPTER,
+        path=str(folder),
+        base_model=base.id,
+        base_path=base.path,
+        size_bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+    )
+    session.store.insert(model)
+    return model
+
+
+def is_adapter_folder(path: str) -> bool:
+    """Whether `path` is a folder that PEFT saved."""
+    return (Path(path) / "adapter_config.json").is_file()
 
 
 def _register(session: Session, source: str, name: str) -> Model:

@@ -48,7 +48,7 @@ class BlockAllocator:
     def __init__(self, num_blocks: int, block_size: int, *, prefix_caching: bool = True) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._prefix_caching = prefix_caching
+        self.prefix_caching = prefix_caching
         self._ref_counts = [0] * num_blocks
         self._digests: list[bytes | None] = [None] * num_blocks
         self._by_digest: dict[bytes, int] = {}
@@ -111,7 +111,7 @@ class BlockAllocator:
 
     def publish(self, block: int, digest: bytes) -> None:
         """Make a full, computed block findable. The first block of a content stays the one."""
-        if self._prefix_caching and digest not in self._by_digest:
+        if self.prefix_caching and digest not in self._by_digest:
             self._by_digest[digest] = block
             self._digests[block] = digest
 

@@ -261,6 +261,7 @@ class EngineClient:
         waiting = self._loop.create_task(process.wait())
         while not waiting.done():
             await asyncio.wait([waiting], timeout=min(1.0, self._heartbeat_timeout_s / 4))
+            self._read()  # it may be this loop that was late, not the engine
             silent_s = monotonic() - self._heard_at
             if self._is_loaded and silent_s > self._heartbeat_timeout_s and not waiting.done():
                 log.error("engine %d has been silent for %.0f s; killing it", process.pid, silent_s)

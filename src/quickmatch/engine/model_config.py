@@ -90,7 +90,7 @@ class ModelConfig:
 
     @property
     def kv_numbers_per_token(self) -> int:
-        """Numbers (not bytes) that one token's keys and values hold, over all layers."""
+        """How many numbers one token's keys and values are, over all layers."""
         return 2 * self.num_layers * self.kv_size
 
 

@@ -26,6 +26,8 @@ from quickmatch.core.errors import QuickmatchError
 from quickmatch.engine.channel import EngineEnd
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
+from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.parent import is_orphan, tie_to_parent
 from quickmatch.engine.wire import (
     Cancel,
@@ -148,7 +150,8 @@ def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
     """Load the model, then run the loop; return the exit status."""
     started = monotonic()
     try:
-        from quickmatch.engine.runner import ModelRunner  # torch: not before we are tied down
+        read_model_config(resolve_model(config.model))  # a wrong folder is told before torch loads
+        from quickmatch.engine.runner import ModelRunner
 
         runner = ModelRunner(config)
         runner.warm_up()

@@ -14,6 +14,10 @@ decoded token needs it. Only that growth can run short; then the newest running 
 *preempted*: its blocks go back, it waits at the head of the queue, and its tokens, kept, are
 recomputed later. Sampling is keyed by position, so its output does not change.
 
+A sequence at the head of the queue whose next prefix block is being computed just now, by one that
+runs, waits for it rather than compute the same: so the n choices of a call, or a burst of calls
+with one system prompt, cost one prefill.
+
 Invariant: `running` is in order of arrival and every running sequence is older than every waiting
 one, so the oldest can always take what it needs and some sequence always moves on.
 """
@@ -63,6 +67,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._live: dict[str, Sequence] = {}
+        self._promised: set[bytes] = set()  # digests of blocks that running prompts will publish
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_num_live = max_num_seqs + max_queue_len
@@ -117,8 +122,8 @@ class Scheduler:
     def _schedule_decodes(self, step: Step, budget: int) -> tuple[int, list[Sequence]]:
         """Give one token to each decoding sequence; return what is left, and who prefills.
 
-        Preemption takes from the end of `running`, which this walk has not reached: what is
-        already in the step stays valid.
+        Preemption takes from the end of `running`, which this walk has not reached: who is in
+        the step or among the prefills already stays.
         """
         prefills: list[Sequence] = []
         index = 0
@@ -129,7 +134,7 @@ class Scheduler:
                 prefills.append(sequence)
             elif budget > 0 and self._grow(sequence):
                 budget -= self._add_span(step, sequence, 1)
-        return budget, [s for s in prefills if s.state is SequenceState.RUNNING]
+        return budget, prefills
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for the next token's KV, preempting the newest; False if that is itself."""
@@ -153,6 +158,8 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Start the queue's head if its blocks are there, one to spare for each that runs."""
         shared = self._find_prefix(sequence)
+        if shared is None:
+            return False
         num_fresh = self.blocks.blocks_for(sequence.num_tokens) - len(shared)
         num_free = self.blocks.num_free - self.blocks.num_idle(shared)
         if num_fresh + len(self.running) > num_free:
@@ -162,6 +169,7 @@ class Scheduler:
         sequence.block_table = shared + [self.blocks.allocate() for _ in range(num_fresh)]
         sequence.num_computed_tokens = len(shared) * self.blocks.block_size
         sequence.num_published_blocks = len(shared)
+        self._promise(sequence)
         sequence.state = SequenceState.RUNNING
         self.waiting.popleft()
         self.running.append(sequence)
@@ -171,16 +179,28 @@ class Scheduler:
             self.counters.num_prefix_hit_tokens += sequence.num_computed_tokens
         return True
 
-    def _find_prefix(self, sequence: Sequence) -> list[int]:
-        """Return the published blocks it begins with; never its last token's: that is run."""
+    def _find_prefix(self, sequence: Sequence) -> list[int] | None:
+        """Return the published blocks it begins with; None if one more is worth waiting for.
+
+        Its last token's block is never among them: that token has to be run.
+        """
         block_size = self.blocks.block_size
         shared: list[int] = []
         for index in range((sequence.num_tokens - 1) // block_size):
-            block = self.blocks.find(sequence.digest(index, block_size))
+            digest = sequence.digest(index, block_size)
+            block = self.blocks.find(digest)
             if block is None:
-                break
+                return None if digest in self._promised else shared
             shared.append(block)
         return shared
+
+    def _promise(self, sequence: Sequence) -> None:
+        """Announce the full blocks that its prefill is going to publish."""
+        if self.blocks.prefix_caching:
+            size = self.blocks.block_size
+            sequence.num_promised_blocks = sequence.num_tokens // size
+            for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):
+                self._promised.add(sequence.digest(index, size))
 
     def _add_span(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Append the sequence's next tokens, at most `budget`; return how many."""
@@ -223,10 +243,14 @@ class Scheduler:
         sequence.num_computed_tokens += num_tokens
         size = self.blocks.block_size
         for index in range(sequence.num_published_blocks, sequence.num_computed_tokens // size):
-            self.blocks.publish(sequence.block_table[index], sequence.digest(index, size))
+            digest = sequence.digest(index, size)
+            self.blocks.publish(sequence.block_table[index], digest)
+            self._promised.discard(digest)
             sequence.num_published_blocks = index + 1
 
     def _release(self, sequence: Sequence) -> None:
+        for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):
+            self._promised.discard(sequence.digests[index])
         self.blocks.release(sequence.block_table)
         sequence.forget_kv()
 
@@ -239,6 +263,12 @@ class Scheduler:
         arrivals = [s.arrival_s for s in order]
         assert arrivals == sorted(arrivals), "a newer sequence is before an older one"
         assert len(self.running) <= self._max_num_seqs, "too many sequences run"
+        promised = {
+            digest
+            for s in self.running
+            for digest in s.digests[s.num_published_blocks : s.num_promised_blocks]
+        }
+        assert self._promised <= promised, "a block is promised by nobody"
         for sequence in self.waiting:
             assert sequence.state is SequenceState.WAITING, f"{sequence.request_id} waits wrongly"
             assert not sequence.block_table, f"{sequence.request_id} waits and holds blocks"

@@ -42,6 +42,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_published_blocks: int = 0  # leading blocks that other sequences may share
+    num_promised_blocks: int = 0  # leading blocks that will be published once its prompt is through
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache at first admission
     first_scheduled_s: float | None = None
 
@@ -78,3 +79,4 @@ class Sequence:
         self.block_table.clear()
         self.num_computed_tokens = 0
         self.num_published_blocks = 0
+        self.num_promised_blocks = 0

@@ -39,8 +39,10 @@ class AdapterLoader:
         """Load what is wanted and not there, then let go of what is there and not wanted."""
         live = self._entry.adapters
         for name in [n for n in live if n not in desired]:
-            await self._retire(name, live.pop(name))
-        self._failed = {n: v for n, v in self._failed.items() if desired.get(n) == v}
+            self._start_retiring(live.pop(name), clear_status=name)
+        for name in [n for n, version in self._failed.items() if desired.get(n) != version]:
+            del self._failed[name]
+            await self._write_status(name, None)
         missing = {n: v for n, v in desired.items() if not self._has(n, v)}
         self._entry.expected = set(missing) - set(live)
         for name, version in missing.items():
@@ -51,6 +53,13 @@ class AdapterLoader:
                 return
             finally:
                 self._entry.expected.discard(name)
+
+    def forget_failures(self, document: Deployment) -> bool:
+        """Return whether a failed adapter is to be tried again: its status has been taken away."""
+        again = [name for name in self._failed if name not in document.adapter_status]
+        for name in again:
+            del self._failed[name]
+        return bool(again)
 
     async def close(self) -> None:
         """Drop routes and pending unloads; the backend is about to be closed."""
@@ -77,9 +86,9 @@ class AdapterLoader:
             raise
         except QuickmatchError as error:
             log.error("adapter %s does not load: %s", version_id, error.message)
-            self._failed[name] = version
             failed = AdapterStatus(version=version, state="FAILED", error=error.message)
             await self._write_status(name, failed)
+            self._failed[name] = version
             return
         load_s = monotonic() - began
         old = self._entry.adapters.get(name)
@@ -90,14 +99,16 @@ class AdapterLoader:
         if old is not None:
             self._start_retiring(old)
 
-    async def _retire(self, name: str, weights: Weights) -> None:
-        self._start_retiring(weights)
-        await self._write_status(name, None)
+    def _start_retiring(self, weights: Weights, *, clear_status: str = "") -> None:
+        unloading = self._unload(weights, clear_status)
+        self._retiring[weights.version_id] = asyncio.create_task(unloading)
 
-    def _start_retiring(self, weights: Weights) -> None:
-        self._retiring[weights.version_id] = asyncio.create_task(self._unload(weights))
-
-    async def _unload(self, weights: Weights) -> None:
+    async def _unload(self, weights: Weights, clear_status: str) -> None:
+        """Unload once no call uses it; then, if nothing replaced it, take its status away."""
+        if clear_status:
+            version = int(weights.version_id.rpartition("@")[2])
+            status = AdapterStatus(version=version, state="UNLOADING")
+            await self._write_status(clear_status, status)
         try:
             while weights.num_leases:
                 await asyncio.sleep(LEASE_POLL_S)
@@ -106,6 +117,8 @@ class AdapterLoader:
             log.warning("unloading %s: %s", weights.version_id, error.message)
         finally:
             self._retiring.pop(weights.version_id, None)
+        if clear_status:
+            await self._write_status(clear_status, None, only_if="UNLOADING")
 
     def _checked_model(self, name: str, version: int) -> Model:
         try:
@@ -144,8 +157,13 @@ class AdapterLoader:
     def _fingerprint_of_base(self) -> str:
         return self._entry.base.fingerprint if self._entry.base else self._base.version_id
 
-    async def _write_status(self, name: str, status: AdapterStatus | None) -> None:
+    async def _write_status(
+        self, name: str, status: AdapterStatus | None, *, only_if: str = ""
+    ) -> None:
         def change(document: Deployment) -> None:
+            known = document.adapter_status.get(name)
+            if only_if and (known is None or known.state != only_if):
+                return
             others = {n: s for n, s in document.adapter_status.items() if n != name}
             document.adapter_status = others if status is None else {**others, name: status}
 

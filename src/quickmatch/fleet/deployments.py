@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from quickmatch.core.clock import monotonic
-from quickmatch.core.errors import StoreError
 from quickmatch.fleet.backend import Backend
 from quickmatch.fleet.keeper import Keeper, KeeperSettings
-from quickmatch.fleet.ownership import claim, is_free, release
+from quickmatch.fleet.ownership import claim, is_free, mark_stopped, release
 from quickmatch.fleet.router import Entry
 from quickmatch.observe.metrics import Metrics
 from quickmatch.store.documents import Deployment, DeploymentState, Model
@@ -31,6 +30,7 @@ class ReconcilerSettings:
     """How often to look."""
 
     poll_s: float = 0.05
+    error_pause_s: float = 1.0
     reread_s: float = 2.0  # also without a change: a dead server's deployments become free
 
 
@@ -39,6 +39,10 @@ class _Kept:
     keeper: Keeper
     task: asyncio.Task[None]
     spec: tuple[str, str]  # what the keeper was started for: model and engine settings
+
+    def is_asked_again(self, document: Deployment) -> bool:
+        """Whether it failed for good and someone has put it back to PENDING since."""
+        return self.task.done() and document.state == DeploymentState.PENDING
 
 
 class Deployments:
@@ -65,7 +69,7 @@ class Deployments:
         self._kept: dict[str, _Kept] = {}
 
     async def run(self) -> None:
-        """Reconcile for ever. Store errors are logged and tried again."""
+        """Reconcile for ever. Errors are logged, and the next round tries again."""
         seen = -1
         read_at = float("-inf")
         while True:
@@ -74,21 +78,26 @@ class Deployments:
                 if version != seen or monotonic() - read_at > self._settings.reread_s:
                     seen, read_at = version, monotonic()
                     await self.reconcile()
-            except StoreError as error:
-                log.warning("cannot read deployments: %s", error.message)
-                await asyncio.sleep(1.0)
+            except Exception:  # the loop's boundary: nothing may end it but cancellation
+                log.exception("reconciling deployments failed")
+                seen = -1
+                await asyncio.sleep(self._settings.error_pause_s)
             await asyncio.sleep(self._settings.poll_s)
 
     async def reconcile(self) -> None:
         """Read all deployments once and start, inform or stop their keepers."""
         documents = await asyncio.to_thread(lambda: list(self._store.find(Deployment)))
         wanted = {d.id: d for d in documents if d.wanted}
+        for document in documents:
+            is_kept = document.id in self._kept
+            if not (document.wanted or is_kept or document.state == DeploymentState.STOPPED):
+                await asyncio.to_thread(mark_stopped, self._store, document.id)
         for name in [n for n in self._kept if n not in wanted]:
             self._entries.pop(name, None)  # no new call from here on
             await self._stop(name, DeploymentState.STOPPED)
         for name, document in wanted.items():
             kept = self._kept.get(name)
-            if kept is not None and kept.spec != _spec(document):
+            if kept is not None and (kept.spec != _spec(document) or kept.is_asked_again(document)):
                 await self._stop(name, DeploymentState.PENDING)
                 kept = None
             if kept is not None:
@@ -98,7 +107,10 @@ class Deployments:
 
     async def close(self) -> None:
         """Stop every keeper; the deployments wait for the next server."""
-        await asyncio.gather(*(self._stop(n, DeploymentState.PENDING) for n in list(self._kept)))
+        stopping = [self._stop(name, DeploymentState.PENDING) for name in list(self._kept)]
+        for outcome in await asyncio.gather(*stopping, return_exceptions=True):
+            if isinstance(outcome, Exception):  # engines are gone; only a document is behind
+                log.error("closing a deployment: %s", outcome)
 
     async def _take_up(self, name: str) -> None:
         document = await asyncio.to_thread(claim, self._store, name, self._url)
@@ -122,8 +134,10 @@ class Deployments:
             await keeping
         except Exception:  # a keeper's own fault must not end the others
             log.exception("deployment %s: its keeper failed", name)
+            told = "internal error; the server's log has the details"
             if name in self._entries:
-                self._entries[name].status = "FAILED by an internal error; see the server's log"
+                self._entries[name].status = f"FAILED: {told}"
+            await asyncio.to_thread(release, self._store, name, DeploymentState.FAILED, told)
 
     async def _stop(self, name: str, state: DeploymentState) -> None:
         kept = self._kept.pop(name)

@@ -30,7 +30,6 @@ class KeeperSettings:
 
     backoff_s: float = 0.25  # before the second start; doubles
     max_backoff_s: float = 15.0
-    healthy_after_s: float = 60.0  # up this long: the next death starts again at backoff_s
     info_every_s: float = 5.0  # how often engine_info is written
 
 
@@ -54,11 +53,14 @@ class Keeper:
         self._metrics = metrics
         self._settings = settings
         self._changed = asyncio.Event()
+        self._base: Weights | None = None
+        self._loader: AdapterLoader | None = None
         self._info: dict[str, object] = {}
 
     def want(self, document: Deployment) -> None:
         """Take the newest desired state."""
-        if document.adapters != self._wanted.adapters:
+        is_retry = self._loader is not None and self._loader.forget_failures(document)
+        if is_retry or document.adapters != self._wanted.adapters:
             self._changed.set()
         self._entry.trace = document.trace
         self._wanted = document
@@ -72,11 +74,11 @@ class Keeper:
         except (ConfigError, NotFound) as error:
             await self._write_state(DeploymentState.FAILED, error.message)
             return
-        loader = AdapterLoader(self._store, name, model, backend, self._entry)
+        loader = self._loader = AdapterLoader(self._store, name, model, backend, self._entry)
         self._entry.backend = backend
+        self._base = _base_weights(model, self._wanted)
         try:
             if await self._start(backend, DeploymentState.STARTING):
-                self._entry.base = _base_weights(model, self._wanted)
                 await self._keep(backend, loader)
         finally:
             self._entry.base = None
@@ -119,15 +121,17 @@ class Keeper:
             began = monotonic()
             try:
                 await backend.start()
-            except ConfigError as error:
-                await self._write_state(DeploymentState.FAILED, error.message)
-                return False
-            except Unavailable as error:
+            except (ConfigError, Unavailable) as error:
+                # What ran before may run again (memory was short, a disk was away): keep trying.
+                if isinstance(error, ConfigError) and self._entry.base is None:
+                    await self._write_state(DeploymentState.FAILED, error.message)
+                    return False
                 log.warning("deployment %s did not start: %s", self._wanted.id, error.message)
                 error_text = error.message
                 state = DeploymentState.RESTARTING
             else:
                 log.info("deployment %s ready in %.1f s", self._wanted.id, monotonic() - began)
+                self._entry.base = self._base  # before the document says READY: people watch it
                 await self._write_state(DeploymentState.READY, info=backend.info)
                 return True
             await asyncio.sleep(backoff_s)

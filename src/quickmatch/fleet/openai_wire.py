@@ -19,9 +19,9 @@ _DEFAULTS = SamplingParams()
 # Sent only where they differ from the default: OpenAI itself refuses the ones it does not know,
 # and then its answer says so, while vLLM and Quickmatch servers take them.
 _FIELDS = (
-    "top_p frequency_penalty presence_penalty seed max_tokens "
-    "top_k min_p repetition_penalty min_tokens ignore_eos"
-).split()
+    *("top_p", "frequency_penalty", "presence_penalty", "seed", "max_tokens"),
+    *("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos"),
+)
 
 
 def request_body(call: Call, model: str) -> dict[str, Any]:
@@ -56,9 +56,7 @@ def request_body(call: Call, model: str) -> dict[str, Any]:
     return body
 
 
-async def read_events(
-    response: httpx.Response, call: Call
-) -> AsyncGenerator[Delta | Usage, None]:
+async def read_events(response: httpx.Response, call: Call) -> AsyncGenerator[Delta | Usage, None]:
     """Yield what a text/event-stream carries."""
     usage = Usage()
     is_open = set(range(call.n))
@@ -97,8 +95,8 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise UpstreamError(f"the provider sent {type(parsed).__name__}, not a JSON object")
     if "error" in parsed and not parsed.get("choices"):
-        error = parsed["error"]
-        text = error.get("message", error) if isinstance(error, dict) else error
+        told = parsed["error"]
+        text = told.get("message", told) if isinstance(told, dict) else told
         raise UpstreamError(f"the provider failed in the middle of its answer: {text}")
     return parsed
 

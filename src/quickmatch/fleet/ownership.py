@@ -80,3 +80,18 @@ def release(store: Store, name: str, state: DeploymentState, error: str = "") ->
         store.update(Deployment, name, give)
     except (Conflict, NotFound):
         return
+
+
+def mark_stopped(store: Store, name: str) -> None:
+    """Say STOPPED of a deployment that nobody wants and no live server has."""
+
+    def stop(document: Deployment) -> None:
+        if document.wanted or not is_free(document):
+            raise Conflict(f"deployment {name!r} is served by process {document.server_pid}")
+        document.server_pid = 0
+        document.state = DeploymentState.STOPPED
+
+    try:
+        store.update(Deployment, name, stop)
+    except (Conflict, NotFound):
+        return

@@ -103,11 +103,7 @@ class Router:
             return Route(entry.deployment, weights, entry.backend, entry.trace)
         waiting = [e for e, _ in candidates] + [e for e in entries if _is_called(e, model)]
         if waiting:
-            raise Unavailable(
-                f"deployment {waiting[0].deployment!r} is {waiting[0].status}; "
-                "try again in a moment, or see `quickmatch get deployments`",
-                param="model",
-            )
+            raise Unavailable(_why_not(waiting[0], model), param="model")
         raise ModelNotFound(self._unknown(name), param="model")
 
     def names(self) -> list[str]:
@@ -125,6 +121,17 @@ class Router:
         if not served:
             return f"no model named {name!r}; nothing is served yet, see `quickmatch deploy`"
         return f"no model named {name!r}; served are: {', '.join(served[:20])}"
+
+
+def _why_not(entry: Entry, model: str) -> str:
+    if model in entry.expected:
+        return f"adapter {model!r} is being loaded; try again in a moment"
+    # An engine that has just died: its keeper has not told yet.
+    status = "RESTARTING" if entry.status == "READY" else entry.status
+    return (
+        f"deployment {entry.deployment!r} is {status}; "
+        "try again in a moment, or see `quickmatch get deployments`"
+    )
 
 
 def _is_called(entry: Entry, model: str) -> bool:

@@ -79,9 +79,7 @@ class Metrics:
             field: self._gauge(name, help_text) for name, help_text, field in _ENGINE_GAUGES
         }
 
-    def set_engine(
-        self, deployment: str, stats: Mapping[str, Any], *, num_adapters: int
-    ) -> None:
+    def set_engine(self, deployment: str, stats: Mapping[str, Any], *, num_adapters: int) -> None:
         """Take over one engine's newest report; fields it lacks stay as they were."""
         self.adapters_loaded.labels(deployment).set(num_adapters)
         for field, gauge in self._engine.items():

@@ -1,0 +1,1 @@
+"""Measurements of single parts, for whoever tunes them; the product's figures come from above."""

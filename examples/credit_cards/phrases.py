@@ -1,0 +1,255 @@
+"""The words of the scripted writer: what may stand in each place of an answer.
+
+`{f}` is a factor with its figure inside a sentence ("your debt ratio of 61%"), `{F}` the same at
+its start, `{S}` a factor as a clause ("Your debt ratio stands at 61%"), `{g}` and `{G}` a second
+factor, `{r}` the rating, `{a}` an action. Verbs that follow a factor are in the past tense, since
+a factor may be one thing ("debt ratio") or many ("late payments").
+
+No phrase names a rating by itself, holds a digit, or names a field outside of its own entry.
+"""
+
+GREETINGS: dict[str, tuple[str, ...]] = {
+    "poor": (
+        "Thank you for applying.",
+        "We know that this is not what you hoped for.",
+        "We have looked at your application with care.",
+        "Here is why we decided as we did.",
+        "Let us explain our answer.",
+        "Thank you for your patience.",
+        "We want to be open with you.",
+    ),
+    "normal": (
+        "Thank you for applying.",
+        "We have finished our review.",
+        "Here is how we see your application.",
+        "Let us explain our answer.",
+        "Thanks for your interest in our card.",
+        "Your application has been checked.",
+        "There is light and shade here.",
+    ),
+    "good": (
+        "Thank you for applying.",
+        "We are happy to write to you.",
+        "Thanks for your interest in our card.",
+        "Here is a pleasant letter.",
+        "Your application has been checked.",
+        "We liked what we saw.",
+        "This was an easy review.",
+    ),
+}
+RATING_LEADS = (
+    "After review, ",
+    "All in all, ",
+    "On the whole, ",
+    "Taken together, ",
+    "As things stand, ",
+    "For now, ",
+    "With everything in view, ",
+)
+RATING_SUBJECTS = (
+    "your application",
+    "your card application",
+    "your request",
+    "your credit profile",
+    "your file",
+)
+RATING_VERBS = (
+    "was rated {r}",
+    "is rated {r}",
+    "received a {r} rating",
+    "earned a {r} rating",
+    "ends with a {r} rating",
+    "comes out as {r}",
+    "falls in the {r} group",
+    "gets a {r} rating",
+)
+RATING_WHOLE = (
+    "The rating of your application is {r}.",
+    "We rated your application {r}.",
+    "The model rates your file {r}.",
+    "Our rating for you is {r}.",
+)
+
+# A factor with its figure; a count cannot be said as "of 4". A stray comma is cleaned up later.
+MEASURED = (
+    "your {label} of {figure}",
+    "your {label}, at {figure},",
+    "your {label}, which is {figure},",
+)
+COUNTED = (
+    "your {label}, {figure} in all,",
+    "your {label}, {figure} on record,",
+    "your {label}, {figure} so far,",
+)
+MEASURED_CLAUSE = ("your {label} is {figure}", "your {label} stands at {figure}")
+COUNTED_CLAUSE = ("your {label} come to {figure}", "your {label} add up to {figure}")
+
+LEAD: dict[bool, tuple[str, ...]] = {  # by whether the factor helped
+    False: (
+        "What hurt most was {f}.",
+        "{F} pulled the rating down the most.",
+        "The main reason is {f}, which worked against you.",
+        "{S}, and that hurt the rating most.",
+        "First of all, {f} counted against you.",
+        "The heaviest mark against you is {f}.",
+        "Above all, {f} lowered the rating.",
+        "{F} weighed most, and not in your favour.",
+    ),
+    True: (
+        "What helped most was {f}.",
+        "{F} did the most to lift the rating.",
+        "The main reason is {f}, which worked for you.",
+        "{S}, and that helped the rating most.",
+        "First of all, {f} spoke for you.",
+        "The strongest point is {f}.",
+        "Above all, {f} raised the rating.",
+        "{F} weighed most, and in your favour.",
+    ),
+}
+SAME: dict[bool, tuple[str, ...]] = {  # another factor of the same direction
+    False: (
+        "{F} also counted against you.",
+        "In addition, {f} held the rating back.",
+        "{S}, which hurt as well.",
+        "On top of that, {f} hurt.",
+        "Another weak point is {f}.",
+        "{F} made matters worse.",
+    ),
+    True: (
+        "{F} also counted in your favour.",
+        "In addition, {f} lifted the rating.",
+        "{S}, which helped as well.",
+        "On top of that, {f} helped.",
+        "Another strong point is {f}.",
+        "{F} made matters better.",
+    ),
+}
+TURN: dict[bool, tuple[str, ...]] = {  # a factor of the other direction
+    False: (
+        "On the other hand, {f} hurt the rating.",
+        "Against that, {f} pulled it down.",
+        "However, {f} counted against you.",
+        "{S}, though, and that hurt.",
+        "A weak point is {f}.",
+        "Still, {f} held the rating back.",
+    ),
+    True: (
+        "On the other hand, {f} helped the rating.",
+        "Against that, {f} pulled it up.",
+        "However, {f} counted in your favour.",
+        "{S}, though, and that helped.",
+        "A strong point is {f}.",
+        "Still, {f} spoke for you.",
+    ),
+}
+PAIR: dict[tuple[bool, bool], tuple[str, ...]] = {  # two factors in one sentence
+    (False, False): (
+        "{F} and {g} counted against you too.",
+        "Both {f} and {g} hurt as well.",
+        "Next to it, {f} and {g} held the rating back.",
+    ),
+    (True, True): (
+        "{F} and {g} counted in your favour too.",
+        "Both {f} and {g} helped as well.",
+        "Next to it, {f} and {g} lifted the rating.",
+    ),
+    (True, False): (
+        "{F} helped, while {g} hurt.",
+        "{F} spoke for you, but {g} held the rating back.",
+        "There is help from {f}, but {g} counted against you.",
+    ),
+    (False, True): (
+        "{F} hurt, while {g} helped.",
+        "{F} held the rating back, but {g} spoke for you.",
+        "{F} counted against you, but there is help from {g}.",
+    ),
+}
+
+ADVICE = (
+    "What would help most is to {a}.",
+    "To improve the rating, {a}.",
+    "The best next step is to {a}.",
+    "If you {a}, the rating can rise.",
+    "Our advice is to {a}.",
+    "It would help to {a}.",
+    "There is a way up: {a}.",
+)
+KEEP = (
+    "To stay there, {a}.",
+    "Our advice is simple: {a}.",
+    "To keep this standing, {a}.",
+    "From here on, {a}.",
+    "All you need to do is to {a}.",
+)
+MENDS: dict[str, tuple[str, ...]] = {  # field key -> what to do where it hurt
+    "credit_score": (
+        "pay each bill on time so that the score can recover",
+        "keep every account up to date for some months",
+        "look for mistakes in your credit report and have them corrected",
+    ),
+    "income": (
+        "send us proof of any other earnings",
+        "apply again when your income has grown",
+        "add a second earner to the application",
+    ),
+    "utilisation": (
+        "pay down the balances on your cards",
+        "bring card balances well below what is allowed",
+        "use less of the credit that you have",
+    ),
+    "late_payments": (
+        "set up automatic payments so that nothing is late again",
+        "pay every bill by its due date",
+        "clear what is overdue and stay on time",
+    ),
+    "debt_ratio": (
+        "pay off part of your loans",
+        "bring your monthly debts down",
+        "close a loan before you take on another",
+    ),
+    "account_age": (
+        "keep your oldest account open and in use",
+        "give your accounts time to grow older",
+        "stay with the bank accounts that you have",
+    ),
+    "inquiries": (
+        "wait some months before you ask another lender",
+        "ask for credit less often",
+        "let a quiet half year pass without new requests",
+    ),
+    "job_tenure": (
+        "stay with your employer for longer",
+        "apply again after more time in the same job",
+        "build up more time at your work",
+    ),
+    "cards": (
+        "close a card that you do not use",
+        "manage with fewer cards",
+        "give back the cards that lie idle",
+    ),
+    "limit": (
+        "ask for a smaller limit",
+        "start with a lower limit and raise it later",
+        "choose a card with a lower limit",
+    ),
+}
+KEEPS: dict[str, tuple[str, ...]] = {  # field key -> what to go on doing where all helped
+    "credit_score": ("go on paying every bill on time", "keep every account up to date"),
+    "income": ("tell us when your income changes", "keep your earnings steady"),
+    "utilisation": ("keep card balances low", "go on using little of your credit"),
+    "late_payments": ("go on paying on time", "keep every bill on schedule"),
+    "debt_ratio": ("keep your monthly debts small", "take on new loans with care"),
+    "account_age": ("keep your oldest account open", "keep your accounts in use"),
+    "inquiries": ("go on asking for credit only when you need it", "ask lenders rarely"),
+    "job_tenure": ("keep your steady work", "go on as you do at work"),
+    "cards": ("keep to the cards that you have", "open no card that you do not need"),
+    "limit": ("keep your requests modest", "stay with a limit that suits you"),
+}
+CLOSINGS = (
+    "You are welcome to apply again later.",
+    "We will be glad to look at it again.",
+    "Please tell us if anything here looks wrong.",
+    "Call us if you have questions.",
+    "Thank you for your trust.",
+    "We are here to help.",
+)

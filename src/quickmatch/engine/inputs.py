@@ -1,0 +1,40 @@
+"""Turns a StepBatch of plain lists into the tensors of one forward pass."""
+
+import torch
+
+from quickmatch.engine.attention import Attention
+from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.decoder import StepInputs
+from quickmatch.engine.lora import LoraStep
+from quickmatch.engine.packing import IntPacker
+
+
+def make_inputs(
+    batch: StepBatch,
+    *,
+    attention: Attention,
+    windows: frozenset[int | None],
+    lora: LoraStep | None,
+    device: torch.device,
+) -> StepInputs:
+    """Collect every whole number of the step, convert them together, and plan the attention."""
+    packer = IntPacker()
+    token_ids = packer.add(batch.token_ids)
+    positions = packer.add(batch.positions)
+    slots = packer.add(batch.slots)
+    sample_rows = [s.start + s.num_tokens - 1 for s in batch.spans if s.sample is not None]
+    samples_all = len(sample_rows) == len(batch.token_ids)
+    rows = None if samples_all else packer.add(sample_rows)
+    # A window that no sequence of this batch has outgrown hides nothing: plan it once, as none.
+    longest = max(span.context_len + span.num_tokens for span in batch.spans)
+    effective = {w: None if w is None or w >= longest else w for w in windows}
+    distinct = {w: attention.plan(batch, w, packer) for w in set(effective.values())}
+    packer.run(device)
+    return StepInputs(
+        token_ids=token_ids.tensor,
+        positions=positions.tensor,
+        slots=slots.tensor,
+        sample_rows=None if rows is None else rows.tensor,
+        plans={window: distinct[effective[window]] for window in windows},
+        lora=lora,
+    )

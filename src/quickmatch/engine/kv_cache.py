@@ -1,0 +1,146 @@
+"""Where keys and values live: per layer one tensor of slots, and how many slots fit.
+
+Owns the memory, not its use: which sequence holds which block is the scheduler's affair, and a
+slot number is all that arrives here. Slot s is token s % block_size of block s // block_size.
+
+Layout of a layer: [2 * num_kv_heads, num_slots, head_dim], keys first. Head before slot, so
+that a sequence gathered by its blocks has each head's tokens lie one behind the other, as
+attention kernels read them.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.model_config import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KVSize:
+    """How much KV memory an engine has, and the context that it allows."""
+
+    num_blocks: int
+    max_model_len: int
+    num_bytes: int
+
+
+class KVCache:
+    """Keys and values of all layers, by slot."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        self._num_kv_heads = config.num_kv_heads
+        shape = (2 * config.num_kv_heads, num_blocks * block_size, config.head_dim)
+        # Zeros, not empty: a NaN in a slot never written would survive masking (0 * NaN).
+        # The system hands out zero pages lazily, so that unused slots cost no memory.
+        self._layers = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
+        ]
+        self._by_block = [
+            layer.view(shape[0], num_blocks, block_size * config.head_dim) for layer in self._layers
+        ]
+        self._head_dim = config.head_dim
+
+    def write(self, layer: int, slots: Tensor, kv: Tensor) -> None:
+        """Store kv [num_tokens, 2 * num_kv_heads, head_dim] at slots [num_tokens]."""
+        self._layers[layer].index_copy_(1, slots, kv.transpose(0, 1))
+
+    def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each [num_rows, num_kv_heads, num_tokens, head_dim].
+
+        block_ids: [num_rows * blocks a row], row after row.
+        """
+        picked = self._by_block[layer].index_select(1, block_ids)
+        shaped = picked.view(2, self._num_kv_heads, num_rows, -1, self._head_dim)
+        return shaped[0].transpose(0, 1), shaped[1].transpose(0, 1)
+
+
+def size_kv_cache(
+    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+) -> KVSize:
+    """Decide the number of KV blocks and the context length.
+
+    A kv_memory_bytes that is set is kept to. Otherwise it is kv_memory_fraction of what is free,
+    but no more than max_num_seqs sequences of full length could use. Where the model's own
+    context does not fit, it is lowered and the reason is logged; one that was asked for and does
+    not fit is a ConfigError.
+    """
+    wanted_len = config.max_model_len or model.max_model_len
+    if wanted_len > model.max_model_len:
+        raise ConfigError(
+            f"max_model_len is {wanted_len} but the model was made for {model.max_model_len} "
+            f"tokens; lower max_model_len to {model.max_model_len} or leave it out"
+        )
+    block_bytes = model.kv_numbers_per_token * dtype.itemsize * config.block_size
+    blocks_a_sequence = -(-wanted_len // config.block_size)
+    if config.kv_memory_bytes is not None:
+        num_blocks = config.kv_memory_bytes // block_bytes
+    else:
+        budget = int(free_memory_bytes(device) * config.kv_memory_fraction)
+        useful = blocks_a_sequence * config.max_num_seqs
+        num_blocks = min(budget // block_bytes, useful)
+    max_model_len = _fitting_len(config, wanted_len, num_blocks * config.block_size)
+    return KVSize(num_blocks, max_model_len, num_blocks * block_bytes)
+
+
+def _fitting_len(config: EngineConfig, wanted_len: int, num_slots: int) -> int:
+    if num_slots >= wanted_len:
+        return wanted_len
+    if config.max_model_len is not None or num_slots == 0:
+        raise ConfigError(
+            f"max_model_len is {wanted_len} but the KV memory holds {num_slots} tokens; "
+            "lower max_model_len or raise kv_memory_fraction"
+        )
+    logger.warning(
+        "the model's context is %d tokens but the KV memory holds %d: max_model_len is %d; "
+        "raise kv_memory_fraction for more",
+        wanted_len,
+        num_slots,
+        num_slots,
+    )
+    return num_slots
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return the bytes still free on the device: the card's, or this machine's or container's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = _meminfo_available()
+    limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_int(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        free = min(free, max(limit - used, 0))
+    return free
+
+
+def _meminfo_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30  # no Linux: a modest guess, since the number cannot be had without a package
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None

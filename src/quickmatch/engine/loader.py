@@ -1,0 +1,128 @@
+"""Reads a checkpoint's safetensors into decoder weights, one layer at a time.
+
+Files are mapped, not read whole, and a layer's tensors are fused, converted and packed before
+the next is touched, so that loading takes about the memory that the model will hold. Every
+tensor is checked by name and shape; what is wrong is a ModelLoadError that names it. Knows the
+Hugging Face names of tensors and nothing of how the decoder uses them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quickmatch.core.errors import ModelLoadError
+from quickmatch.engine.folder import read_safetensors_header, weight_files
+from quickmatch.engine.linear import Linear, make_linear
+from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.weights import DecoderWeights, LayerWeights
+
+
+class Checkpoint:
+    """The tensors of a model folder by name, read when asked for."""
+
+    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._folder = folder
+        self._dtype = dtype
+        self._device = device
+        self._file_of: dict[str, Path] = {}
+        for path in weight_files(folder):
+            for name in read_safetensors_header(path):
+                self._file_of[name] = path
+        self._open: dict[Path, Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        """Return a tensor in the checkpoint's dtype. Raises ModelLoadError on another shape."""
+        path = self._file_of.get(name)
+        if path is None:
+            raise ModelLoadError(
+                f"{self._folder} has no tensor {name}, which its config.json promises; "
+                "download the model again"
+            )
+        try:
+            if path not in self._open:
+                self._open[path] = safe_open(str(path), framework="pt")
+            tensor: Tensor = self._open[path].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(
+                f"{path} is damaged at {name} ({error}); download it again"
+            ) from error
+        if tuple(tensor.shape) != shape:
+            raise ModelLoadError(
+                f"{name} in {path} has the shape {list(tensor.shape)}, config.json says "
+                f"{list(shape)}; the two do not belong together"
+            )
+        return tensor
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """Return a one-dimensional tensor, converted and on the device."""
+        return self.read(name, size).to(device=self._device, dtype=self._dtype)
+
+    def matrix(self, name: str, rows: int, columns: int) -> Tensor:
+        """Return a two-dimensional tensor, converted and on the device."""
+        return self.read(name, rows, columns).to(device=self._device, dtype=self._dtype)
+
+    def linear(self, parts: list[tuple[str, int]], in_features: int, *, bias: bool) -> Linear:
+        """Fuse linear layers that read the same input; parts: (name, out_features) in order."""
+        weight = torch.cat([self.matrix(f"{n}.weight", out, in_features) for n, out in parts])
+        joined = torch.cat([self.vector(f"{n}.bias", out) for n, out in parts]) if bias else None
+        return make_linear(weight, joined)
+
+
+def load_weights(
+    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
+) -> DecoderWeights:
+    """Read a whole decoder. Raises ModelLoadError naming the missing or misshapen tensor."""
+    checkpoint = Checkpoint(folder, dtype=dtype, device=device)
+    embedding = checkpoint.matrix(
+        "model.embed_tokens.weight", config.vocab_size, config.hidden_size
+    )
+    layers = [_load_layer(checkpoint, config, i) for i in range(config.num_layers)]
+    if config.tie_word_embeddings:
+        lm_head = make_linear(embedding)
+    else:
+        parts = [("lm_head", config.vocab_size)]
+        lm_head = checkpoint.linear(parts, config.hidden_size, bias=False)
+    # The embedding outlives the mapped file, which may be replaced on disk.
+    return DecoderWeights(
+        embedding=embedding.clone(),
+        layers=layers,
+        norm=checkpoint.vector("model.norm.weight", config.hidden_size).clone(),
+        lm_head=lm_head,
+    )
+
+
+def _load_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerWeights:
+    layer = f"model.layers.{index}"
+    attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+    hidden, inner = config.hidden_size, config.intermediate_size
+    qkv = [
+        (f"{attention}.q_proj", config.q_size),
+        (f"{attention}.k_proj", config.kv_size),
+        (f"{attention}.v_proj", config.kv_size),
+    ]
+    gate_up = [(f"{mlp}.gate_proj", inner), (f"{mlp}.up_proj", inner)]
+    o, down = [(f"{attention}.o_proj", hidden)], [(f"{mlp}.down_proj", hidden)]
+    return LayerWeights(
+        attention_norm=checkpoint.vector(f"{layer}.input_layernorm.weight", hidden).clone(),
+        qkv=checkpoint.linear(qkv, hidden, bias=config.qkv_bias),
+        qk_norm=_qk_norm(checkpoint, config, attention) if config.qk_norm else None,
+        o=checkpoint.linear(o, config.q_size, bias=config.o_bias),
+        mlp_norm=checkpoint.vector(f"{layer}.post_attention_layernorm.weight", hidden).clone(),
+        gate_up=checkpoint.linear(gate_up, hidden, bias=config.mlp_bias),
+        down=checkpoint.linear(down, inner, bias=config.mlp_bias),
+    )
+
+
+def _qk_norm(checkpoint: Checkpoint, config: ModelConfig, attention: str) -> Tensor:
+    """Return the norms' weights spread over the heads: [num_heads + num_kv_heads, head_dim]."""
+    query = checkpoint.vector(f"{attention}.q_norm.weight", config.head_dim)
+    key = checkpoint.vector(f"{attention}.k_norm.weight", config.head_dim)
+    return torch.cat(
+        (query.expand(config.num_heads, -1), key.expand(config.num_kv_heads, -1))
+    ).contiguous()

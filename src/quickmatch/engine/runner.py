@@ -1,0 +1,174 @@
+"""The model side of the engine: loads a model, and runs one step batch at a time.
+
+Owns the weights, the KV memory, the adapters and the sampler; knows no queue and no text. What
+EngineConfig leaves on "auto" (device, dtype, KV size, context length) is decided here, once,
+and logged with its reason.
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.adapter_bank import AdapterBank
+from quickmatch.engine.adapters import read_adapter
+from quickmatch.engine.attention import Attention, TorchAttention
+from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.decoder import Decoder
+from quickmatch.engine.fingerprint import model_fingerprint
+from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.generation import eos_token_ids
+from quickmatch.engine.inputs import make_inputs
+from quickmatch.engine.kv_cache import KVCache, size_kv_cache
+from quickmatch.engine.loader import load_weights
+from quickmatch.engine.model_config import ModelConfig, read_model_config
+from quickmatch.engine.precision import choose_dtype
+from quickmatch.engine.rope import RotaryTable
+from quickmatch.engine.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+
+class ModelRunner:
+    """A loaded model. Raises ModelLoadError or ConfigError from the constructor."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        started = time.perf_counter()
+        self.device = choose_device(config.device)
+        if config.num_threads is not None or self.device.type == "cpu":
+            torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+        self.folder = resolve_model(config.model)
+        self.model_config: ModelConfig = read_model_config(self.folder)
+        self.dtype = choose_dtype(config.dtype, self.model_config.dtype, self.device)
+        self.vocab_size = self.model_config.vocab_size
+        self.eos_token_ids = eos_token_ids(self.folder)
+        self._base_fingerprint = model_fingerprint(self.folder)
+        self._max_lora_rank = config.max_lora_rank
+        with torch.inference_mode():
+            self._build(config)
+        self._sampler = Sampler()
+        self._bank = AdapterBank(config.max_adapters, dtype=self.dtype, device=self.device)
+        self.load_s = time.perf_counter() - started
+        logger.info(
+            "loaded %s in %.2f s: %.1f MB of weights, %d KV blocks of %d tokens (%.1f MB)",
+            self.folder,
+            self.load_s,
+            self.model_bytes / 1e6,
+            self.num_blocks,
+            self.block_size,
+            self.kv_bytes / 1e6,
+        )
+
+    def _build(self, config: EngineConfig) -> None:
+        model, dtype, device = self.model_config, self.dtype, self.device
+        weights = load_weights(self.folder, model, dtype=dtype, device=device)
+        self.model_bytes = weights.num_bytes
+        size = size_kv_cache(config, model, dtype=dtype, device=device)
+        self.block_size = config.block_size
+        self.num_blocks = size.num_blocks
+        self.kv_bytes = size.num_bytes
+        self.max_model_len = size.max_model_len
+        cache = KVCache(model, size.num_blocks, config.block_size, dtype=dtype, device=device)
+        rotary = RotaryTable(
+            model.rope, model.head_dim, self.max_model_len, dtype=dtype, device=device
+        )
+        self._attention: Attention = TorchAttention(
+            model.num_heads, model.num_kv_heads, model.head_dim, config.block_size
+        )
+        self._windows = frozenset(model.windows)
+        self._decoder = Decoder(model, weights, rotary, cache, self._attention)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Version ids of the loaded adapters."""
+        return self._bank.ids
+
+    def adapter_row(self, adapter_id: str) -> int:
+        """Return the row number for spans of this adapter. Raises KeyError if not loaded."""
+        return self._bank.row(adapter_id)
+
+    def load_adapter(self, adapter_id: str, path: str) -> dict[str, object]:
+        """Load a PEFT folder under a version id, between two steps.
+
+        Returns what was loaded: rank, bytes, targets, seconds. Raises ModelLoadError on an
+        adapter that does not fit, Conflict if the id is taken or no place is left; then nothing
+        has changed.
+        """
+        started = time.perf_counter()
+        self._bank.check_room(adapter_id)
+        with torch.inference_mode():
+            adapter = read_adapter(
+                Path(path),
+                self.model_config,
+                base_fingerprint=self._base_fingerprint,
+                max_rank=self._max_lora_rank,
+                dtype=self.dtype,
+                device=self.device,
+            )
+            row = self._bank.add(adapter_id, adapter)
+        return {
+            "row": row,
+            "rank": adapter.rank,
+            "bytes": adapter.num_bytes,
+            "targets": list(adapter.targets),
+            "load_s": time.perf_counter() - started,
+        }
+
+    def unload_adapter(self, adapter_id: str) -> None:
+        """Forget an adapter that no running sequence uses. Raises KeyError if not loaded."""
+        self._bank.remove(adapter_id)
+
+    @torch.inference_mode()
+    def run(self, batch: StepBatch) -> StepResult:
+        """Run one step: write its tokens' KV, and choose a token for every span that asks."""
+        states = [span.sample for span in batch.spans if span.sample is not None]
+        logits = self.logits(batch)
+        if logits is None:
+            return StepResult([None] * len(batch.spans))
+        chosen = iter(self._sampler.sample(states, logits))
+        sampled: list[Sampled | None] = [
+            None if span.sample is None else next(chosen) for span in batch.spans
+        ]
+        return StepResult(sampled)
+
+    @torch.inference_mode()
+    def logits(self, batch: StepBatch) -> torch.Tensor | None:
+        """Run the model and return the logits [num_sampled, vocab]; None if no span samples."""
+        inputs = make_inputs(
+            batch,
+            attention=self._attention,
+            windows=self._windows,
+            lora=self._bank.step(batch.spans, len(batch.token_ids)),
+            device=self.device,
+        )
+        return self._decoder.forward(inputs)
+
+    def warm_up(self) -> None:
+        """Run a prefill and a decode, so that the first request finds kernels made.
+
+        Writes to the first block's slots: to be called before any sequence runs.
+        """
+        length = min(self.block_size, self.max_model_len - 1)
+        state = SampleState(SamplingParams(temperature=0.0), 0, [0] * length)
+        for context_len, num_tokens in ((0, length), (length - 1, 1)):
+            positions = list(range(context_len, context_len + num_tokens))
+            span = Span(0, num_tokens, context_len, [0], -1, state)
+            self.run(StepBatch([0] * num_tokens, positions, positions, [span]))
+
+
+def choose_device(name: str) -> torch.device:
+    """Resolve "auto" (cuda where there is one, else cpu), or check the named device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device is {name!r}; use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device is {name} but this machine has no CUDA device; use cpu")
+    return device

@@ -1,0 +1,249 @@
+"""Our own engine behind a deployment: text on this side, tokens in the engine's process.
+
+Owns one engine process through its client, the n choices of a call, and the adapters that must
+come back with the process. Text and token ids are embedded_text's. Does not know what runs inside
+the process, nor when it should be started again: its keeper does.
+Invariant: a call whose answer has not begun survives one death of the engine; an answer that has
+begun fails with Unavailable and is never silently continued by another process.
+"""
+
+import asyncio
+import difflib
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quickmatch.core.call import Call
+from quickmatch.core.completion import Delta, Usage
+from quickmatch.core.errors import (
+    ConfigError,
+    ModelLoadError,
+    Unavailable,
+)
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.core.settings import Home
+from quickmatch.core.shipped import model_source
+from quickmatch.engine.client import EngineClient
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.wire import Generate
+from quickmatch.fleet.backend import Target
+from quickmatch.fleet.embedded_text import ModelText, Prompt, check_fits
+from quickmatch.fleet.merge import merge
+from quickmatch.store.documents import Deployment, Model
+
+log = logging.getLogger(__name__)
+
+StartEngine = Callable[..., Awaitable[EngineClient]]
+
+RETRY_WAIT_S = 30.0  # how long a call that has not begun waits for the restarted engine
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Token counts of a call, from its choices as they end."""
+
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    queue_s: float | None = None
+
+
+@dataclass(slots=True)
+class _Life:
+    """One run of the engine process."""
+
+    client: EngineClient
+    death: asyncio.Future[str] = field(default_factory=asyncio.Future)
+
+
+class EmbeddedBackend:
+    """One engine process, started again with `start` after each death."""
+
+    def __init__(
+        self, config: EngineConfig, run_dir: Path, *, start_engine: StartEngine = EngineClient.start
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._start_engine = start_engine
+        self._text: ModelText | None = None
+        self._life: _Life | None = None
+        self._adapters: dict[str, str] = {}  # version id -> path, to be loaded after a restart
+        self._is_up = asyncio.Event()
+        self._is_closed = False
+
+    @classmethod
+    def for_deployment(cls, deployment: Deployment, model: Model, home: Home) -> "EmbeddedBackend":
+        """Return the backend that a deployment's document describes. Raises ConfigError."""
+        return cls(engine_config(model, deployment.engine), home.run)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the engine is up, its adapters loaded."""
+        return self._is_up.is_set() and self._life is not None and self._life.client.is_alive
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the engine told of itself, and its newest stats."""
+        if self._life is None:
+            return {}
+        client = self._life.client
+        stats = {} if client.stats is None else msgspec.structs.asdict(client.stats)
+        return {**msgspec.structs.asdict(client.ready), "stats": stats}
+
+    async def start(self) -> None:
+        """Start the engine and load the adapters that it had. Raises ModelLoadError."""
+        folder = await asyncio.to_thread(resolve_model, self._config.model)
+        if self._text is None:
+            self._text = await asyncio.to_thread(ModelText.from_folder, folder)
+        config = replace(self._config, model=str(folder))
+        client = await self._start_engine(config, self._run_dir, on_exit=self._exited)
+        self._life = _Life(client)
+        for adapter, path in list(self._adapters.items()):
+            try:
+                await client.load_adapter(adapter, path)
+            except ModelLoadError as error:  # its folder is gone; calls for it get a 404
+                log.error("adapter %s did not come back: %s", adapter, error.message)
+        if client.is_alive:
+            self._is_up.set()
+
+    async def stream(self, call: Call, target: Target) -> AsyncGenerator[Delta | Usage, None]:
+        """Answer one call; see Backend.stream for the order of items."""
+        if self._text is None:
+            raise Unavailable("the engine is not loaded yet; try again in a moment")
+        prompt = await self._text.encode(call)
+        check_fits(prompt, call, self._client().ready.max_model_len)
+        while True:
+            has_begun = False
+            try:
+                async with aclosing(self._attempt(call, target, prompt)) as items:
+                    async for item in items:
+                        has_begun = True
+                        yield item
+                return
+            except Unavailable:
+                if has_begun or target.notes.num_retries or not await self._comes_back():
+                    raise
+                target.notes.num_retries += 1
+
+    async def load_adapter(self, adapter: str, path: str) -> None:
+        """Load an adapter under its version id, now and after every restart."""
+        await self._client().load_adapter(adapter, path)
+        self._adapters[adapter] = path
+
+    async def unload_adapter(self, adapter: str) -> None:
+        """Forget an adapter."""
+        self._adapters.pop(adapter, None)
+        await self._client().unload_adapter(adapter)
+
+    async def died(self) -> str:
+        """Return, once the engine process has ended by itself, why."""
+        if self._life is None:
+            return "the engine is not running"
+        return await asyncio.shield(self._life.death)
+
+    async def close(self) -> None:
+        """Stop the engine process."""
+        self._is_closed = True
+        self._is_up.clear()
+        life, self._life = self._life, None
+        if life is not None:
+            life.death.cancel()
+            await life.client.close()
+
+    # ---- inside
+
+    def _client(self) -> EngineClient:
+        if self._life is None:
+            raise Unavailable("the engine is not running; try again in a moment")
+        return self._life.client
+
+    def _exited(self, reason: str) -> None:
+        self._is_up.clear()
+        if self._life is not None and not self._life.death.done():
+            self._life.death.set_result(reason)
+
+    async def _comes_back(self) -> bool:
+        if self._is_closed:
+            return False
+        try:
+            await asyncio.wait_for(self._is_up.wait(), RETRY_WAIT_S)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _attempt(
+        self, call: Call, target: Target, prompt: Prompt
+    ) -> AsyncGenerator[Delta | Usage, None]:
+        client, tally = self._client(), _Tally()
+        choices = [
+            self._choice(client, call, target, prompt.token_ids, index, tally)
+            for index in range(call.n)
+        ]
+        echoed: set[int] = set()
+        async with aclosing(merge(choices)) as items:
+            async for index, delta in items:
+                target.notes.queue_s = tally.queue_s
+                if prompt.echo and index not in echoed:
+                    echoed.add(index)
+                    yield Delta(index, prompt.echo)
+                yield delta
+        yield Usage(len(prompt.token_ids), tally.completion_tokens, tally.cached_tokens)
+
+    async def _choice(
+        self,
+        client: EngineClient,
+        call: Call,
+        target: Target,
+        token_ids: list[int],
+        index: int,
+        tally: _Tally,
+    ) -> AsyncGenerator[Delta, None]:
+        assert self._text is not None
+        text = self._text.stream(call, token_ids, index)
+        request = Generate(
+            request_id=f"{call.id}/{index}/{target.notes.num_retries}",
+            prompt_token_ids=token_ids,
+            sampling=choice_sampling(call.sampling, index),
+            adapter=target.adapter,
+            isolation_key=call.isolation_key,
+        )
+        async with aclosing(client.generate(request)) as pieces:
+            async for tokens in pieces:
+                if tally.queue_s is None:
+                    tally.queue_s = tokens.queue_s
+                yield text.push(tokens)
+                if text.is_finished:
+                    break
+        tally.completion_tokens += text.num_tokens
+        if index == 0:
+            tally.cached_tokens = text.num_cached_tokens
+
+
+def engine_config(model: Model, settings: dict[str, Any]) -> EngineConfig:
+    """Return a deployment's engine settings. Raises ConfigError with the nearest known name."""
+    known = [f.name for f in fields(EngineConfig) if f.name != "model"]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"unknown engine setting {name!r}; {hint}")
+    try:
+        return msgspec.convert({"model": model_source(model.path), **settings}, EngineConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"engine settings: {error}") from error
+
+
+def choice_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
+    """Return the sampling of one choice: the first has the caller's seed, others derived ones."""
+    seed = sampling.seed
+    if seed is not None and index:
+        # One step of a splitmix generator: far from the seeds that a caller would use next.
+        mixed = (seed + index * 0x9E3779B97F4A7C15) & (1 << 64) - 1
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
+        seed = mixed >> 1
+    return replace(sampling, seed=seed, stop=())

@@ -1,0 +1,76 @@
+"""Makes a trained adapter a model: files in the home, then a document.
+
+Owns the folder `models/NAME/VERSION`. It is written beside and renamed when whole, and the
+document is written last, so that whoever finds a version in the store finds its files.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from quickmatch.core.clock import wall
+from quickmatch.core.errors import Conflict
+from quickmatch.core.settings import Home
+from quickmatch.store.documents import Job, Model, ModelKind
+from quickmatch.store.protocol import Store
+
+
+def publish_adapter(store: Store, home: Home, job: Job, base: Model, model: Any) -> Model:
+    """Save a PEFT model as the job's output; a name that exists gets its next version.
+
+    Doing it again for the same job changes nothing. Raises OSError where the disk is full.
+    """
+    old = store.get(Model, job.output_model)
+    if old is not None and old.source_job == job.id:
+        return old
+    version = old.version + 1 if old else 1
+    final = home.models / job.output_model / str(version)
+    partial = final.with_name(f".{job.id}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        # The embeddings are the base's; saying so spares PEFT a look at the hub.
+        model.save_pretrained(partial, save_embedding_layers=False)
+        _flush(partial)
+        shutil.rmtree(final, ignore_errors=True)  # left by a crash between rename and document
+        partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _register(store, job, base, version, final)
+
+
+def _register(store: Store, job: Job, base: Model, version: int, folder: Path) -> Model:
+    document = Model(
+        id=job.output_model,
+        created_at=wall(),
+        model_kind=ModelKind.ADAPTER,
+        version=version,
+        path=str(folder),
+        base_model=base.id,
+        base_path=base.path,
+        description=f"LoRA rank {job.settings.get('lora_rank')} on {job.dataset}",
+        source_job=job.id,
+        size_bytes=sum(f.stat().st_size for f in folder.iterdir()),
+    )
+    if version == 1:
+        store.insert(document)
+        return document
+
+    def replace(model: Model) -> None:
+        if model.model_kind != ModelKind.ADAPTER or model.version != version - 1:
+            raise Conflict(f"model {model.id!r} was changed while job {job.id} was running")
+        for name in Model.model_fields:
+            if name not in ("id", "created_at", "revision"):
+                setattr(model, name, getattr(document, name))
+
+    return store.update(Model, document.id, replace)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until the files are on the disk, before their folder gets its final name."""
+    for path in folder.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

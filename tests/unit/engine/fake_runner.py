@@ -1,0 +1,131 @@
+"""A model that is a hash of its KV memory: any wrong slot, table, position or adapter shows.
+
+Each token writes what it is into its slot. To sample, a span reads its whole context back through
+its block table and hashes it with the seed. So two runs of a request agree only if everything the
+scheduler said was right, and `alone` says what the answer has to be.
+"""
+
+from hashlib import blake2b
+from typing import Any
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
+
+Entry = tuple[int, int, str]  # token id, position, adapter load
+
+
+def choose(entries: list[Entry], sample: SampleState, vocab_size: int) -> int:
+    """The next token: a function of all that the KV memory should hold, and of the seed."""
+    is_eos_masked = len(sample.output_token_ids) < sample.params.min_tokens
+    salt = 0
+    while True:
+        digest = blake2b(repr((entries, sample.seed, salt)).encode(), digest_size=8).digest()
+        token_id = int.from_bytes(digest) % vocab_size
+        if not (is_eos_masked and token_id in sample.eos_token_ids):
+            return token_id
+        salt += 1
+
+
+class FakeRunner:
+    """Implements `engine.Runner`."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        max_model_len: int = 128,
+        vocab_size: int = 53,
+        eos_token_ids: tuple[int, ...] = (0,),
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.max_model_len = max_model_len
+        self.vocab_size = vocab_size
+        self.eos_token_ids = eos_token_ids
+        self.batches: list[StepBatch] = []
+        self.loaded: dict[str, int] = {}  # adapter id -> row
+        self._loads: dict[int, str] = {-1: "base"}  # row -> content
+        self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
+
+    def run(self, batch: StepBatch) -> StepResult:
+        assert batch.spans, "an empty batch was run"
+        assert len(batch.token_ids) == len(batch.positions) == len(batch.slots)
+        assert len(set(batch.slots)) == len(batch.slots), "two tokens write one slot"
+        self.batches.append(batch)
+        row = 0
+        for span in batch.spans:
+            assert span.start == row
+            row += span.num_tokens
+            self._write(batch, span)
+        assert row == len(batch.token_ids)
+        return StepResult([self._sample(span) for span in batch.spans])
+
+    def _write(self, batch: StepBatch, span: Span) -> None:
+        for i in range(span.num_tokens):
+            position = batch.positions[span.start + i]
+            slot = batch.slots[span.start + i]
+            assert position == span.context_len + i
+            assert slot == self._slot(span, position)
+            content = self._loads[span.adapter_row]
+            self._slots[slot] = (batch.token_ids[span.start + i], position, content)
+
+    def _slot(self, span: Span, position: int) -> int:
+        block = span.block_table[position // self.block_size]
+        return block * self.block_size + position % self.block_size
+
+    def _sample(self, span: Span) -> Sampled | None:
+        if span.sample is None:
+            return None
+        length = span.context_len + span.num_tokens
+        entries: list[Entry] = []
+        for position in range(length):
+            entry = self._slots[self._slot(span, position)]
+            assert entry is not None, f"position {position} was never computed"
+            entries.append(entry)
+        token_id = choose(entries, span.sample, self.vocab_size)
+        k = span.sample.params.logprobs
+        logprobs = [] if k is None else [(token_id, -0.5), *((i, -1.0 - i) for i in range(k))]
+        return Sampled(token_id, logprobs)
+
+    # ---- adapters
+
+    def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
+        if path == "missing":
+            raise ConfigError(f"{path} does not exist; check the path")
+        row = next(r for r in range(len(self._loads)) if r not in self._loads)
+        self.loaded[adapter_id] = row
+        self._loads[row] = path
+        return {"row": row}
+
+    def unload_adapter(self, adapter_id: str) -> None:
+        del self._loads[self.loaded.pop(adapter_id)]
+
+    def adapter_row(self, adapter_id: str) -> int:
+        return self.loaded[adapter_id]
+
+    # ---- what is right
+
+    def alone(
+        self, prompt: list[int], params: SamplingParams, *, content: str = "base"
+    ) -> tuple[list[int], str]:
+        """Return the tokens and finish reason of a request with a seed, run by itself."""
+        assert params.seed is not None
+        eos = () if params.ignore_eos else self.eos_token_ids
+        sample = SampleState(
+            params, params.seed, prompt, eos_token_ids=(*eos, *params.stop_token_ids)
+        )
+        limit = min(self.max_model_len, self.num_blocks * self.block_size)
+        if params.max_tokens is not None:
+            limit = len(prompt) + params.max_tokens
+        tokens = list(prompt)
+        while True:
+            entries = [(token, i, content) for i, token in enumerate(tokens)]
+            token_id = choose(entries, sample, self.vocab_size)
+            tokens.append(token_id)
+            sample.output_token_ids.append(token_id)
+            if token_id in sample.eos_token_ids:
+                return sample.output_token_ids, "stop"
+            if len(tokens) >= limit:
+                return sample.output_token_ids, "length"

@@ -1,0 +1,169 @@
+"""The loop of the engine process, run here with a hash in place of the model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine import process
+from quickmatch.engine.batch import StepBatch, StepResult
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.engine import Engine
+from quickmatch.engine.parent import is_orphan
+from quickmatch.engine.process import EngineLoop, resident_bytes
+from quickmatch.engine.wire import (
+    Cancel,
+    Command,
+    CommandDone,
+    Event,
+    Generate,
+    LoadAdapter,
+    Shutdown,
+    Stats,
+    Tokens,
+    UnloadAdapter,
+)
+from tests.unit.engine.fake_runner import FakeRunner
+
+
+class ScriptedChannel:
+    """Gives the commands of one turn after the other, then Shutdown once nothing is left."""
+
+    def __init__(self, *turns: list[Command]) -> None:
+        self.turns = list(turns)
+        self.timeouts: list[float] = []
+        self.sent: list[Event] = []
+
+    def receive(self, timeout_s: float) -> list[Command]:
+        self.timeouts.append(timeout_s)
+        if self.turns:
+            return self.turns.pop(0)
+        return [] if timeout_s == 0.0 else [Shutdown()]
+
+    def send(self, events: Iterable[Event]) -> None:
+        self.sent.extend(events)
+
+
+def generate(name: str, **sampling: Any) -> Generate:
+    params = SamplingParams(**{"seed": 1, "max_tokens": 5, "ignore_eos": True, **sampling})
+    return Generate(request_id=name, prompt_token_ids=[1, 2, 3], sampling=params)
+
+
+def run(channel: ScriptedChannel, runner: FakeRunner | None = None) -> int:
+    engine = Engine(runner or FakeRunner(), EngineConfig(model="fake"))
+    return EngineLoop(engine, channel, os.getppid()).run()
+
+
+def ends(channel: ScriptedChannel) -> list[tuple[str, str]]:
+    events = [e for e in channel.sent if isinstance(e, Tokens) and e.finish_reason is not None]
+    return [(e.request_id, e.finish_reason or "") for e in events]
+
+
+def test_serves_what_comes_and_stops_when_told() -> None:
+    channel = ScriptedChannel([generate("a")], [], [generate("b"), Cancel(request_id="a")])
+    assert run(channel) == 0
+    assert ends(channel) == [("a", "cancel"), ("b", "length")]
+    tokens = [e for e in channel.sent if isinstance(e, Tokens) and e.request_id == "b"]
+    assert sum(len(e.token_ids) for e in tokens) == 5
+
+
+def test_waits_in_the_socket_only_while_idle() -> None:
+    channel = ScriptedChannel([], [generate("a", max_tokens=3)])
+    run(channel)
+    first, second, *rest = channel.timeouts
+    assert first == 0.0  # the first Stats is due at once
+    assert 0.0 < second <= process.HEARTBEAT_S
+    assert rest[:2] == [0.0, 0.0]
+    assert rest[-1] > 0.0
+
+
+def test_sends_stats_at_once_and_then_in_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(process, "monotonic", lambda: now[0])
+    channel = ScriptedChannel([generate("a", max_tokens=100)])
+    engine = Engine(FakeRunner(), EngineConfig(model="fake"))
+    loop = EngineLoop(engine, channel, os.getppid())
+    receive = channel.receive
+
+    def one_tenth_later(timeout_s: float) -> list[Command]:
+        now[0] += 0.1
+        return receive(timeout_s)
+
+    monkeypatch.setattr(channel, "receive", one_tenth_later)
+    assert loop.run() == 0
+    stats = [e for e in channel.sent if isinstance(e, Stats)]
+    # 10 s of work at 0.3 s each (the first tenth at or above BUSY_STATS_S).
+    assert 30 <= len(stats) <= 36
+    assert stats[1].num_running == 1
+    assert stats[-1].num_decode_tokens > 90
+
+
+def test_answers_adapter_commands() -> None:
+    channel = ScriptedChannel(
+        [LoadAdapter(command_id="1", adapter="a@1", path="weights")],
+        [LoadAdapter(command_id="2", adapter="a@2", path="missing")],
+        [UnloadAdapter(command_id="3", adapter="a@1"), UnloadAdapter(command_id="4", adapter="x")],
+    )
+    run(channel)
+    done = [e for e in channel.sent if isinstance(e, CommandDone)]
+    assert [e.command_id for e in done] == ["1", "2", "3", "4"]
+    assert (done[0].error, done[0].detail) == (None, {"row": 0})
+    assert done[1].error == "missing does not exist; check the path"
+    assert (done[2].error, done[2].detail) == (None, {"num_sequences": 0})
+    assert "'x' is not loaded" in (done[3].error or "")
+
+
+def test_an_adapter_that_fails_oddly_does_not_end_the_others() -> None:
+    class OddRunner(FakeRunner):
+        def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
+            raise KeyError(f"{adapter_id} {path}")
+
+    channel = ScriptedChannel(
+        [generate("a"), LoadAdapter(command_id="1", adapter="a@1", path="weights")]
+    )
+    assert run(channel, OddRunner()) == 0
+    done = next(e for e in channel.sent if isinstance(e, CommandDone))
+    assert done.error == "adapter 'a@1': KeyError: 'a@1 weights'"
+    assert ends(channel) == [("a", "length")]
+
+
+def test_a_step_that_throws_answers_every_request_and_exits_with_1(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class BrokenRunner(FakeRunner):
+        def run(self, batch: StepBatch) -> StepResult:
+            if len(self.batches) == 2:
+                raise RuntimeError("out of memory")
+            return super().run(batch)
+
+    channel = ScriptedChannel([generate("a"), generate("b")])
+    assert run(channel, BrokenRunner()) == 1
+    assert sorted(ends(channel)) == [("a", "error"), ("b", "error")]
+    assert "out of memory" in caplog.text
+
+
+def test_ends_when_its_parent_has_changed() -> None:
+    class EndlessChannel(ScriptedChannel):
+        def receive(self, timeout_s: float) -> list[Command]:
+            self.timeouts.append(timeout_s)
+            return []
+
+    engine = Engine(FakeRunner(), EngineConfig(model="fake"))
+    assert EngineLoop(engine, EndlessChannel(), parent_pid=-1).run() == 0
+    assert is_orphan(-1)
+    assert not is_orphan(os.getppid())
+
+
+def test_resident_bytes_is_ours() -> None:
+    assert 10_000_000 < resident_bytes() < 20_000_000_000
+
+
+@pytest.mark.parametrize("module", ["client", "process", "text.stream", "text.chat_template"])
+def test_importing_loads_no_torch(module: str) -> None:
+    code = f"import sys, quickmatch.engine.{module}\n"
+    code += "assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
