@@ -7,6 +7,7 @@ to benchmarks/.logs/NAME.log, where to look when it fails.
 The other end of the pipe is workers/protocol.py.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -85,10 +86,9 @@ class Contender:
     def close(self) -> None:
         """End the process and its children."""
         try:
-            self._send({"op": "quit"})
-            self._process.wait(_QUIT_TIMEOUT_S)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._send({"op": "quit"})
+                self._process.wait(_QUIT_TIMEOUT_S)
         finally:
             self._kill()
             self._log.close()
@@ -123,10 +123,8 @@ class Contender:
         return line
 
     def _kill(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

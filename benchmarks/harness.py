@@ -16,6 +16,7 @@ in the file); 1 if something broke.
 """
 
 import json
+import signal
 import sys
 import time
 import traceback
@@ -109,6 +110,7 @@ def run_benchmark(
     """Run one benchmark, print its table, write its file; return the exit status."""
     from benchmarks.table import print_report
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that contenders are closed
     report = Report(name, arguments)
     start = time.perf_counter()
     try:

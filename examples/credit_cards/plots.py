@@ -15,6 +15,7 @@ from examples.credit_cards.screen import Span
 from quickmatch.store.documents import JobStep
 
 COLOURS = {"base": "#9aa5b1", "tuned": "#d9480f", "teacher": "#2b6cb0"}
+CACHED = "#2f855a"
 INK = "#33373d"
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp, to be found by a search
@@ -82,9 +83,9 @@ def accuracy_plot(measures: Sequence[Measure]) -> str:
 def latency_plot(first_s: Sequence[float], cached_s: Sequence[float]) -> str:
     """Every first call and every cached call, on a logarithmic axis."""
     with _figure(6.4, 1.9) as (axes, result):
-        for row, (values, who) in enumerate(((first_s, "tuned"), (cached_s, "teacher"))):
+        for row, (values, colour) in enumerate(((first_s, COLOURS["tuned"]), (cached_s, CACHED))):
             spread = [row + 0.5 * ((i * 0.618) % 1 - 0.5) for i in range(len(values))]
-            axes.scatter([1000 * v for v in values], spread, s=12, alpha=0.6, color=COLOURS[who])
+            axes.scatter([1000 * v for v in values], spread, s=12, alpha=0.6, color=colour)
         axes.set_xscale("log")
         axes.set_yticks([0, 1], ["first call", "cached call"])
         axes.set(xlabel="milliseconds at the client", ylim=(-0.6, 1.6))

@@ -55,7 +55,8 @@ def probes(tokenizer: Tokenizer, count: int, seed: int = 99) -> dict[str, list[L
     words = Words.of(tokenizer, held_out=True)
 
     def grouped(rng: Random) -> str:
-        return f"{digits(rng, 4) + 10_000:,}" if rng.random() < 0.5 else str(digits(rng, 7) + 10**4)
+        number = rng.randint(10_000, 9_999_999)
+        return f"{number:,}" if rng.random() < 0.5 else str(number)
 
     kinds: dict[str, tuple[int, Callable[[Random], str]]] = {
         "lookup_6": (6, words.value),

