@@ -5,7 +5,8 @@ Decoding one sequence reads each weight once a token, so the copy bandwidth boun
 copy measured here does not fit. Prefill and big batches multiply more than they read, so the
 matmul rate bounds them: tokens/s ≤ FLOP/s ÷ (2 × weights).
 
-Each is the best of several tries, because a ceiling is what is possible, not what is usual.
+Each is the best of several tries, because a ceiling is what is possible, not what is usual. A
+benchmark measures them before and after its turns, and keeps the better.
 """
 
 import time
@@ -27,6 +28,11 @@ class Ceilings:
     matmul_bf16_gflop_per_s: float
     matmul_f32_gflop_per_s: float
     num_threads: int
+
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """Return the higher rate of each kind: of two measurements the less disturbed one."""
+        rates = {name: max(value, getattr(other, name)) for name, value in asdict(self).items()}
+        return Ceilings(**rates)
 
     def as_json(self) -> dict[str, float]:
         """Return the fields, rounded."""

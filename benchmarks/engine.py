@@ -15,7 +15,7 @@ import argparse
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.ceilings import measure_ceilings
 from benchmarks.contender import Contender, ContenderSpec, start_all
@@ -109,8 +109,11 @@ def measure(report: Report, arguments: argparse.Namespace) -> None:
     """Fill the report."""
     shape = SHAPES[arguments.model]
     model = make_model(shape, seed=arguments.seed)
-    report.ceilings = measure_ceilings().as_json()
+    before = measure_ceilings()
     specs = [spec for spec in SPECS if spec.name in arguments.contenders]
+    if arguments.num_threads is not None:
+        options = {"num_threads": arguments.num_threads}
+        specs = [replace(s, options=options) if s.name == OURS else s for s in specs]
     running, missing = start_all(specs, model, required=OURS)
     try:
         report.peers = {name: contender.info for name, contender in running.items()} | missing
@@ -121,6 +124,7 @@ def measure(report: Report, arguments: argparse.Namespace) -> None:
     finally:
         for contender in running.values():
             contender.close()
+    report.ceilings = measure_ceilings().or_better(before).as_json()
     add_rows(report, missing, shape)
 
 
@@ -151,6 +155,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=SHAPES, default="llama-15m")
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-threads", type=int, help="of ours; default: as the engine chooses")
     parser.add_argument("--contenders", default=",".join(names), help="comma-separated")
     arguments = parser.parse_args(argv)
     arguments.contenders = arguments.contenders.split(",")

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from recipes.base_model.model import BaseModel
 from recipes.base_model.text import Source, load_sources
-from recipes.base_model.words import Words, digits, money
+from recipes.base_model.words import Words, money
 
 MAX_ANSWER_TOKENS = 48
 

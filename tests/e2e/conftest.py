@@ -21,7 +21,6 @@ from quickmatch.store.open import open_store
 from quickmatch.store.protocol import Store, require
 from tests.e2e.tiny_model import make_adapter, make_model
 
-ROOT = Path(__file__).parents[2]
 ADAPTERS = ("red", "green", "blue")
 ENGINE = {"dtype": "float32", "num_threads": 1, "kv_memory_bytes": 64 << 20, "device": "cpu"}
 START_S = 120.0  # a busy machine takes long to import torch
@@ -89,9 +88,11 @@ def free_port() -> int:
 
 
 def start_server(home: Path, url: str) -> subprocess.Popen[bytes]:
-    """Start the server process for a home and wait for /health."""
-    command = [sys.executable, "-m", "tests.e2e.server", str(home), url.rpartition(":")[2]]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    """Start `quickmatch serve` on a home, for what is deployed there, and wait for /health."""
+    port = url.rpartition(":")[2]
+    command = [sys.executable, "-m", "quickmatch.cli.main", "serve", "--port", port]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "QUICKMATCH_HOME": str(home)}
+    process = subprocess.Popen(command, env=environment)
 
     def is_up() -> bool:
         assert process.poll() is None, "the server ended"

@@ -8,9 +8,10 @@ padded to the longest and masked; a first chunk attends to itself with no gather
 chunk, or one with a reused prefix, gathers its blocks.
 
 A decode always attends to whole blocks under a mask, even where it is alone and sees them all:
-with blocks of 16 the kernel then sums a row in the same order whatever stands beside it, and
-its bits do not depend on the batch (measured for up to three query heads a key head; beyond,
-the matrix library may choose another order by width, a difference of rounding).
+with blocks of 16 torch's bfloat16 kernel then sums a row in the same order whatever stands
+beside it, and its bits do not depend on the batch (tested for three query heads a key head; with
+more, and in float32, the matrix library may choose another order by width: a difference of
+rounding).
 
 Query heads of one key head are folded into the query length for decodes ([rows, kv_heads,
 heads / kv_heads, head_dim]), so that grouped-query attention needs no copies of the keys.

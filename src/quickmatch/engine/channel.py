@@ -9,6 +9,7 @@ costs one write and one wake-up, however many sequences it served. Queues are un
 because what fills them is bounded already: max_queue_len on one side, max_tokens on the other.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable
 
@@ -89,8 +90,13 @@ class ClientEnd:
             events.extend(self._decode(frame) for frame in frames)
 
     def send(self, command: Command) -> None:
-        """Send one command. Never blocks; what a dead engine does not read is dropped."""
-        self._commands.send(self._encode(command), zmq.NOBLOCK)
+        """Send one command. Never blocks; what a dead engine does not read is dropped.
+
+        The engine's end may be gone before its process is known to be: whoever waits for an
+        answer hears of it from the process's watcher.
+        """
+        with contextlib.suppress(zmq.Again):
+            self._commands.send(self._encode(command), zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close at once."""

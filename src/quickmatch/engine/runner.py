@@ -41,7 +41,7 @@ class ModelRunner:
         started = time.perf_counter()
         self.device = choose_device(config.device)
         if config.num_threads is not None or self.device.type == "cpu":
-            torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+            torch.set_num_threads(config.num_threads or num_usable_cores())
         self.folder = resolve_model(config.model)
         self.model_config: ModelConfig = read_model_config(self.folder)
         self.dtype = choose_dtype(config.dtype, self.model_config.dtype, self.device)
@@ -159,6 +159,13 @@ class ModelRunner:
             positions = list(range(context_len, context_len + num_tokens))
             span = Span(0, num_tokens, context_len, [0], -1, state)
             self.run(StepBatch([0] * num_tokens, positions, positions, [span]))
+
+
+def num_usable_cores() -> int:
+    """Return the cores that this process may use; fewer than the machine's under an affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from quickmatch.core.completion import Delta, Usage
 from quickmatch.core.errors import (
     ConfigError,
     ModelLoadError,
+    QuickmatchError,
     Unavailable,
 )
 from quickmatch.core.sampling import SamplingParams
@@ -31,7 +32,7 @@ from quickmatch.core.shipped import model_source
 from quickmatch.engine.client import EngineClient
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
-from quickmatch.engine.wire import Generate
+from quickmatch.engine.wire import Generate, Tokens
 from quickmatch.fleet.backend import Target
 from quickmatch.fleet.embedded_text import ModelText, Prompt, check_fits
 from quickmatch.fleet.merge import merge
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 StartEngine = Callable[..., Awaitable[EngineClient]]
 
+NOTICE_S = 0.1  # a socket may fail before the process's end has been noticed
 RETRY_WAIT_S = 30.0  # how long a call that has not begun waits for the restarted engine
 
 
@@ -170,6 +172,7 @@ class EmbeddedBackend:
     async def _comes_back(self) -> bool:
         if self._is_closed:
             return False
+        await asyncio.sleep(NOTICE_S)
         try:
             await asyncio.wait_for(self._is_up.wait(), RETRY_WAIT_S)
         except TimeoutError:
@@ -212,7 +215,7 @@ class EmbeddedBackend:
             adapter=target.adapter,
             isolation_key=call.isolation_key,
         )
-        async with aclosing(client.generate(request)) as pieces:
+        async with aclosing(_reached(client, request)) as pieces:
             async for tokens in pieces:
                 if tally.queue_s is None:
                     tally.queue_s = tokens.queue_s
@@ -222,6 +225,19 @@ class EmbeddedBackend:
         tally.completion_tokens += text.num_tokens
         if index == 0:
             tally.cached_tokens = text.num_cached_tokens
+
+
+async def _reached(client: EngineClient, request: Generate) -> AsyncGenerator[Tokens, None]:
+    """Yield a sequence's tokens; whatever fails on the way to the process means it is not there."""
+    try:
+        async with aclosing(client.generate(request)) as pieces:
+            async for tokens in pieces:
+                yield tokens
+    except QuickmatchError:
+        raise
+    except Exception as error:  # the boundary to the engine's process
+        log.error("the engine cannot be reached", exc_info=error)
+        raise Unavailable("the engine cannot be reached; try again in a moment") from error
 
 
 def engine_config(model: Model, settings: dict[str, Any]) -> EngineConfig:

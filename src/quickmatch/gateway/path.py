@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
 
+from prometheus_client import Counter
 from starlette.types import Receive, Scope, Send
 
 from quickmatch.caching import ExactCache, cache_key, is_deterministic
@@ -49,6 +49,19 @@ class Lookup:
     call: Call
     key: str | None = None
     found: Completion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything about one request under way."""
+
+    request: ApiRequest
+    route: Route
+    lookups: list[Lookup]
+    renderer: Renderer
+    reply: Reply
+    assembler: Assembler
+    meter: Meter
 
 
 class CallPath:
@@ -96,67 +109,51 @@ class CallPath:
             meter.routed(route.model)
             lookups = [await self._look_up(call, request, route) for call in request.calls]
             meter.looked_up(_cache_word(lookups))
-            renderer = Renderer(request, route.version_id, wall())
-            reply = _reply(request, renderer, send, _headers(request, route, meter.cache))
-            assembler = Assembler(len(request.calls), request.n)
+            work = _begin(request, route, lookups, send, meter)
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
-                    await self._run(lookups, route, reply, assembler, meter)
-                self._keep(lookups, route, assembler)
-                completion = assembler.whole()
-                await reply.end(completion)
+                    await self._run(work)
+                self._keep(work)
+                completion = work.assembler.whole()
+                await work.reply.end(completion)
                 meter.succeeded(completion.usage)
             except asyncio.CancelledError:
                 meter.hung_up()
                 raise
             except Exception as error:
                 meter.failed(told := self._told(error))
-                if not reply.has_started:
+                if not work.reply.has_started:
                     raise told from error
-                await reply.fail(told)
+                await work.reply.fail(told)
             finally:
-                self._trace(request, route, renderer, assembler, meter)
+                self._trace(work)
 
-    async def _run(
-        self,
-        lookups: list[Lookup],
-        route: Route,
-        reply: Reply,
-        assembler: Assembler,
-        meter: Meter,
-    ) -> None:
+    async def _run(self, work: Work) -> None:
         try:
-            await self._attempt(lookups, route, reply, assembler, meter)
+            await self._attempt(work)
         except Unavailable:
             # An answer that has not begun the backend has tried again itself.
-            if reply.has_started or not assembler.has_begun:
+            if work.reply.has_started or not work.assembler.has_begun:
                 raise
-            assembler.clear()  # nothing was sent, so the restarted engine may begin anew
-            await self._attempt(lookups, route, reply, assembler, meter)
+            work.assembler.clear()  # nothing was sent, so the restarted engine may begin anew
+            await self._attempt(work)
 
-    async def _attempt(
-        self,
-        lookups: list[Lookup],
-        route: Route,
-        reply: Reply,
-        assembler: Assembler,
-        meter: Meter,
-    ) -> None:
-        targets = [route.target() for _ in lookups]
+    async def _attempt(self, work: Work) -> None:
+        """Pass on what the backend, or the cache, yields for each call."""
+        route, n = work.route, work.request.n
+        targets = [route.target() for _ in work.lookups]
         sources = [
             _replay(lookup.found) if lookup.found else route.backend.stream(lookup.call, target)
-            for lookup, target in zip(lookups, targets, strict=True)
+            for lookup, target in zip(work.lookups, targets, strict=True)
         ]
-        n = lookups[0].call.n
         async with aclosing(merge(sources)) as items:
             async for number, item in items:
-                assembler.add(number, item)
+                work.assembler.add(number, item)
                 if isinstance(item, Delta):
-                    meter.saw(item)
-                    await reply.add(
-                        replace(item, index=number * n + item.index) if number else item
-                    )
-        meter.queued([target.notes.queue_s for target in targets])
+                    work.meter.saw(item)
+                    numbered = replace(item, index=number * n + item.index) if number else item
+                    await work.reply.add(numbered)
+        work.meter.queued([target.notes.queue_s for target in targets])
 
     async def _look_up(self, call: Call, request: ApiRequest, route: Route) -> Lookup:
         policy = request.cache
@@ -169,37 +166,32 @@ class CallPath:
             lookup.found = self._cache.get_front(key)
             if lookup.found is None:
                 lookup.found = await asyncio.to_thread(self._cache.get, key)
-            self._metrics_of(lookup.found).labels(route.model).inc()
+            self._counter(lookup.found).labels(route.model).inc()
         return lookup
 
-    def _metrics_of(self, found: Completion | None) -> Any:
+    def _counter(self, found: Completion | None) -> Counter:
         return self._metrics.exact_cache_misses if found is None else self._metrics.exact_cache_hits
 
-    def _keep(self, lookups: list[Lookup], route: Route, assembler: Assembler) -> None:
+    def _keep(self, work: Work) -> None:
         """Put new complete answers into the cache: memory now, the store behind our back."""
-        for number, lookup in enumerate(lookups):
+        for number, lookup in enumerate(work.lookups):
             if self._cache is None or lookup.key is None or lookup.found is not None:
                 continue
             entry = self._cache.hold(
                 lookup.key,
-                assembler.completion(number),
+                work.assembler.completion(number),
                 tenant=lookup.call.tenant,
-                version_id=route.version_id,
+                version_id=work.route.version_id,
             )
             if entry is not None:
                 self._behind.run(self._cache.write, entry)
 
-    def _trace(
-        self,
-        request: ApiRequest,
-        route: Route,
-        renderer: Renderer,
-        assembler: Assembler,
-        meter: Meter,
-    ) -> None:
-        if route.trace if request.trace is None else request.trace:
-            completion = assembler.whole()
-            self._traces.record(make_trace(request, route, renderer, completion, meter))
+    def _trace(self, work: Work) -> None:
+        wish = work.request.trace
+        if work.route.trace if wish is None else wish:
+            completion = work.assembler.whole()
+            trace = make_trace(work.request, work.route, work.renderer, completion, work.meter)
+            self._traces.record(trace)
 
     def _told(self, error: Exception) -> QuickmatchError:
         if isinstance(error, TimeoutError):
@@ -235,7 +227,13 @@ def _headers(request: ApiRequest, route: Route, cache: str) -> dict[str, str]:
     }
 
 
-def _reply(request: ApiRequest, renderer: Renderer, send: Send, headers: dict[str, str]) -> Reply:
+def _begin(
+    request: ApiRequest, route: Route, lookups: list[Lookup], send: Send, meter: Meter
+) -> Work:
+    renderer = Renderer(request, route.version_id, wall())
+    headers = _headers(request, route, meter.cache)
+    reply: Reply = WholeReply(send, renderer, headers)
     if request.stream:
-        return StreamReply(send, renderer, headers, include_usage=request.include_usage)
-    return WholeReply(send, renderer, headers)
+        reply = StreamReply(send, renderer, headers, include_usage=request.include_usage)
+    assembler = Assembler(len(request.calls), request.n)
+    return Work(request, route, lookups, renderer, reply, assembler, meter)

@@ -5,6 +5,7 @@ again. Knows no jobs.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,12 @@ def started_at(pid: int) -> float | None:
 def is_alive(pid: int, pid_started_at: float) -> bool:
     """Whether the process of that pid and start time still runs."""
     return started_at(pid) == pid_started_at
+
+
+def terminate(pid: int, pid_started_at: float) -> None:
+    """Ask a job's process to write a checkpoint and end; does nothing if it is gone."""
+    if is_alive(pid, pid_started_at):
+        os.kill(pid, signal.SIGTERM)
 
 
 def reap(pid: int) -> None:

@@ -72,8 +72,8 @@ def test_start_all_reports_missing_peers_and_raises_for_the_required_one(spec, t
 
 
 def test_a_worker_that_gives_too_few_tokens_is_refused():
-    class Short:
-        def generate(self, prompts, max_tokens):
+    class Short:  # answers one token, whatever was asked
+        def generate(self, prompts, _max_tokens):
             return [[1] for _ in prompts]
 
     reply = answer(Short(), {"op": "generate", "prompts": [[1]], "max_tokens": 3})

@@ -43,6 +43,7 @@ class FakeEngine:
         self.adapters: list[str] = []
         self.num_cancelled = 0
         self.dies_after: int | None = None  # letters
+        self.socket_error: Exception | None = None
         self._on_exit = on_exit
 
     async def generate(self, request: Generate) -> AsyncGenerator[Tokens, None]:
@@ -51,6 +52,8 @@ class FakeEngine:
         try:
             for number, letter in enumerate("abcdef"):
                 await asyncio.sleep(0)
+                if self.socket_error is not None:
+                    raise self.socket_error
                 if self.dies_after == number:
                     self.die()
                     raise Unavailable("the engine process ended")
@@ -224,6 +227,16 @@ async def test_an_answer_that_has_begun_fails(started: Started) -> None:
     started.engines[0].dies_after = 2
     with pytest.raises(Unavailable):
         await started.ask(CALL)
+
+
+async def test_a_failing_socket_is_a_dead_engine_not_noticed_yet(started: Started) -> None:
+    engine = started.engines[0]
+    engine.socket_error = RuntimeError("Resource temporarily unavailable")
+    asking = asyncio.create_task(started.ask(CALL))
+    await asyncio.sleep(0.02)
+    engine.die()
+    await started.backend.start()
+    assert text_of(await asking) == "abcdef"
 
 
 async def test_a_call_is_retried_only_once(started: Started) -> None:
