@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 REPORT ?= demo-report
 
-.PHONY: demo test test-slow check format setup clean
+.PHONY: demo test test-slow check bench-engine format setup clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.credit_cards.demo --report $(REPORT) $(if $(SERVE),--serve)
@@ -22,6 +22,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-engine: $(STAMP)
+	$(BIN)/python -m benchmarks.engine
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -43,6 +43,15 @@ class Traffic:
         if not self._tasks:
             self._tasks = [asyncio.create_task(self._user(i)) for i in range(NUM_USERS)]
 
+    async def go_over_to(self, model: str) -> None:
+        """Send the users elsewhere; return after a while in which at least one was answered."""
+        self.model, began = model, time.monotonic()
+        while time.monotonic() - began < LIVE_WITHIN_S:
+            await asyncio.sleep(POLL_S)
+            is_answered = any(a.model == model for a in self.answers) or self.failures
+            if is_answered and time.monotonic() - began >= AFTER_SWITCH_S:
+                return
+
     async def end(self) -> None:
         """Let the users finish what they are reading."""
         self._is_over = True
@@ -92,8 +101,7 @@ async def follow_and_switch(
         num_in_flight = traffic.num_in_flight
         load_s = await _put_live(product.store, adapter.version)
         first = await client.stream(ADAPTER, prompts[0], fresh=True)
-        traffic.model = ADAPTER
-        await asyncio.sleep(AFTER_SWITCH_S)
+        await traffic.go_over_to(ADAPTER)
     finally:
         await traffic.end()
     steps = list(product.store.find(JobStep, {"job": job_id}, order_by="step"))

@@ -197,7 +197,7 @@ def main() -> None:
     model, tokenizer = load_folder(args.folder)
     lookups = probes(tokenizer, args.count)
     accuracies = {name: lookup_accuracy(model, tokenizer, held) for name, held in lookups.items()}
-    accuracies["prose_5"] = prose_accuracy(model, tokenizer, args.count // 4)
+    accuracies["prose_5"] = prose_accuracy(model, tokenizer, args.count // 8)
     print(json.dumps({"probes": accuracies}))
     sources = load_sources(args.files, tokenizer, args.cache, 0)
     print(json.dumps({"perplexity": {each.name: perplexity(model, each) for each in sources}}))

@@ -54,7 +54,7 @@ class TrainSettings:
         Phase(steps=1000, rows=10, length=256, dense_share=0.1, text_share=0.3, text_weight=0.6),
         Phase(steps=600, rows=6, length=512, text_share=0.5, text_weight=0.6),
         Phase(steps=300, rows=6, length=512, text_share=0.4, text_weight=0.35),
-        Phase(steps=1100, rows=6, length=512, dense_share=0.08, text_share=0.3, text_weight=0.35),
+        Phase(steps=900, rows=6, length=512, dense_share=0.08, text_share=0.3, text_weight=0.35),
     )
     matrix_lr: float = 0.01
     other_lr: float = 0.003

@@ -3,18 +3,12 @@
 One interface, `Attention`: plan a step once, then run each layer by the plan. What is right is
 defined by `ReferenceAttention` (reference_attention.py), against which every implementation is
 tested on random batches. `TorchAttention` here is built from torch's own kernels and runs on any
-device: all decodes of a step go through one scaled-dot-product call over their gathered blocks,
-padded to the longest and masked; a first chunk attends to itself with no gather at all; a later
-chunk, or one with a reused prefix, gathers its blocks.
+device: all decodes of a step go through one product over their gathered blocks, padded to the
+longest and masked; a first chunk attends to itself with no gather at all; a later chunk, or one
+with a reused prefix, gathers its blocks.
 
-A decode always attends to whole blocks under a mask, even where it is alone and sees them all:
-with blocks of 16 torch's bfloat16 kernel then sums a row in the same order whatever stands
-beside it, and its bits do not depend on the batch (tested for three query heads a key head; with
-more, and in float32, the matrix library may choose another order by width: a difference of
-rounding).
-
-Query heads of one key head are folded into the query length for decodes ([rows, kv_heads,
-heads / kv_heads, head_dim]), so that grouped-query attention needs no copies of the keys.
+Query heads of one key head are folded into the query length ([kv_heads, …, group * queries,
+head_dim]), so that grouped-query attention needs no copies of the keys.
 """
 
 import math
@@ -28,6 +22,8 @@ from torch import Tensor
 from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.packing import IntPacker, Packed
+
+_PIECE_TOKENS = 128  # queries attended at once: the scores of more do not fit the caches
 
 
 class Attention(Protocol):
@@ -58,6 +54,17 @@ class _Decodes:
 
 
 @dataclass(slots=True)
+class _Piece:
+    """Some queries of a chunk, and the keys that any of them sees; bounds within the chunk's."""
+
+    start: int
+    end: int
+    key_start: int
+    key_end: int
+    mask: Tensor  # [1, group * queries, keys]
+
+
+@dataclass(slots=True)
 class _Chunk:
     """A span of several tokens. `block_ids` is None for a first chunk, which needs no cache."""
 
@@ -67,7 +74,7 @@ class _Chunk:
     key_start: int = 0  # position of the first gathered token
     query_start: int = 0
     window: int | None = None
-    mask: Tensor | None = None
+    pieces: list[_Piece] = field(default_factory=list)  # made with the first layer
 
 
 @dataclass(slots=True)
@@ -161,34 +168,63 @@ class TorchAttention:
         """heads: [rows, …] of these rows only -> [rows, kv_heads, group, head_dim]."""
         num_rows = heads.shape[0]
         query = heads[:, : self._num_heads]
-        query = query.reshape(num_rows, self._num_kv_heads, -1, self._head_dim)
+        query = query.reshape(num_rows, self._num_kv_heads, -1, self._head_dim).transpose(0, 1)
         keys, values = cache.gather(layer, decodes.block_ids.tensor, num_rows)
         if decodes.mask is None:
-            decodes.mask = _decode_mask(decodes, heads)
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=decodes.mask)
+            decodes.mask = _decode_mask(decodes, self._num_kv_heads, heads)
+        return attend(query, keys, values, decodes.mask).transpose(0, 1)
 
     def _run_chunk(self, chunk: _Chunk, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
         """heads: [chunk's tokens, …] -> [chunk's tokens, num_heads, head_dim]."""
-        by_head = heads.transpose(0, 1).unsqueeze(0)  # [1, heads, tokens, head_dim]
-        query = by_head[:, : self._num_heads]
+        by_head = heads.transpose(0, 1)  # [heads, tokens, head_dim]
+        query = by_head[: self._num_heads]
         if chunk.block_ids is None:
             end = self._num_heads + self._num_kv_heads
-            keys, values = by_head[:, self._num_heads : end], by_head[:, end:]
+            keys, values = by_head[self._num_heads : end], by_head[end:]
+            keys, values = keys.contiguous(), values.contiguous()
         else:
-            keys, values = cache.gather(layer, chunk.block_ids.tensor, 1)
-            width = chunk.query_start + chunk.num_tokens - chunk.key_start
-            keys, values = keys[:, :, :width], values[:, :, :width]
-            if chunk.mask is None:
-                chunk.mask = _chunk_mask(chunk, width, heads)
-        out = F.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=chunk.mask,
-            is_causal=chunk.block_ids is None,
-            enable_gqa=self._num_heads != self._num_kv_heads,
-        )
-        return out[0].transpose(0, 1)
+            gathered = cache.gather(layer, chunk.block_ids.tensor, 1)
+            keys, values = gathered[0].squeeze(1), gathered[1].squeeze(1)
+        if not chunk.pieces:
+            chunk.pieces = _pieces(chunk, self._num_heads // self._num_kv_heads, heads)
+        outs = [self._run_piece(piece, query, keys, values) for piece in chunk.pieces]
+        return torch.cat(outs, dim=1).transpose(0, 1)
+
+    def _run_piece(self, piece: _Piece, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query: [num_heads, chunk's tokens, head_dim] -> [num_heads, piece's tokens, head_dim]."""
+        asked = query[:, piece.start : piece.end]
+        folded = asked.reshape(self._num_kv_heads, 1, -1, self._head_dim)
+        seen = slice(piece.key_start, piece.key_end)
+        out = attend(folded, keys[:, None, seen], values[:, None, seen], piece.mask)
+        return out.reshape(asked.shape)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(query · keysᵀ / sqrt(head_dim) + mask) · values, over the last two dimensions.
+
+    query: [kv_heads, rows, queries, head_dim]; keys, values: [kv_heads, rows, tokens, head_dim];
+    mask: [kv_heads * rows or 1, queries or 1, tokens], added.
+
+    In bfloat16 on CPUs, torch's fused kernel takes about seven times as long as two products
+    and a softmax (measured: docs/lab-notes.md); elsewhere it is the faster one.
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        return _by_products(query, keys, values, mask)
+    if mask is not None and mask.shape[0] > 1:
+        mask = mask.view(*query.shape[:2], *mask.shape[1:])
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+
+def _by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    flat = query.flatten(0, 1)  # [kv_heads * rows, queries, head_dim]
+    transposed = keys.flatten(0, 1).transpose(1, 2)
+    scale = query.shape[-1] ** -0.5
+    if mask is None:
+        scores = torch.bmm(flat, transposed).mul_(scale)
+    else:
+        scores = torch.baddbmm(mask, flat, transposed, alpha=scale)
+    out = torch.bmm(scores.softmax(-1), values.flatten(0, 1))
+    return out.view(query.shape)
 
 
 def _groups_of_like_length(spans: list[Span]) -> list[list[Span]]:
@@ -204,20 +240,35 @@ def _groups_of_like_length(spans: list[Span]) -> list[list[Span]]:
     return list(groups.values())
 
 
-def _decode_mask(decodes: _Decodes, like: Tensor) -> Tensor:
-    """Return [rows, 1, 1, width]: 0 where a row sees, -inf where not."""
+def _decode_mask(decodes: _Decodes, num_kv_heads: int, like: Tensor) -> Tensor:
+    """Return [num_kv_heads * rows, 1, width]: 0 where a row sees, -inf where not."""
     at = torch.arange(decodes.width, device=like.device)
     hidden = (at >= decodes.high.tensor[:, None]) | (at < decodes.low.tensor[:, None])
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill_(hidden, -math.inf)[:, None, None, :]
+    return mask.masked_fill_(hidden, -math.inf)[:, None, :].repeat(num_kv_heads, 1, 1)
 
 
-def _chunk_mask(chunk: _Chunk, width: int, like: Tensor) -> Tensor:
-    """Return [num_tokens, width]: causal over the gathered tokens, and within the window."""
-    keys = torch.arange(chunk.key_start, chunk.key_start + width, device=like.device)
-    queries = torch.arange(chunk.num_tokens, device=like.device)[:, None] + chunk.query_start
+def _pieces(chunk: _Chunk, group: int, like: Tensor) -> list[_Piece]:
+    """Cut a chunk's queries into pieces that look at no more keys than they may see."""
+    pieces = []
+    for start in range(0, chunk.num_tokens, _PIECE_TOKENS):
+        end = min(start + _PIECE_TOKENS, chunk.num_tokens)
+        first, last = chunk.query_start + start, chunk.query_start + end
+        low = 0 if chunk.window is None else max(0, first - chunk.window + 1 - chunk.key_start)
+        high = last - chunk.key_start
+        mask = _piece_mask(chunk, (first, last), (low, high), like)
+        pieces.append(_Piece(start, end, low, high, mask.repeat(1, group, 1)))
+    return pieces
+
+
+def _piece_mask(
+    chunk: _Chunk, asked: tuple[int, int], seen: tuple[int, int], like: Tensor
+) -> Tensor:
+    """Return [1, queries, keys]: causal, and within the window."""
+    keys = torch.arange(*seen, device=like.device) + chunk.key_start
+    queries = torch.arange(*asked, device=like.device)[:, None]
     hidden = keys > queries
     if chunk.window is not None:
         hidden |= keys <= queries - chunk.window
     mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill_(hidden, -math.inf)
+    return mask.masked_fill_(hidden, -math.inf)[None]

@@ -62,13 +62,13 @@ class KVCache:
         self._layers[layer].index_copy_(1, slots, kv.transpose(0, 1))
 
     def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Return keys and values, each [num_rows, num_kv_heads, num_tokens, head_dim].
+        """Return keys and values, each [num_kv_heads, num_rows, num_tokens, head_dim], contiguous.
 
         block_ids: [num_rows * blocks a row], row after row.
         """
         picked = self._by_block[layer].index_select(1, block_ids)
         shaped = picked.view(2, self._num_kv_heads, num_rows, -1, self._head_dim)
-        return shaped[0].transpose(0, 1), shaped[1].transpose(0, 1)
+        return shaped[0], shaped[1]
 
 
 def size_kv_cache(

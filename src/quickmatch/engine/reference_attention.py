@@ -32,13 +32,13 @@ class ReferenceAttention:
         """See Attention.run."""
         out = torch.empty(heads.shape[0], self._num_heads * self._head_dim, dtype=heads.dtype)
         for span, blocks, window in plan:
-            keys, values = cache.gather(layer, blocks.tensor, 1)  # [1, kv_heads, slots, head_dim]
+            keys, values = cache.gather(layer, blocks.tensor, 1)  # [kv_heads, 1, slots, head_dim]
             for i in range(span.num_tokens):
                 end = span.context_len + i + 1
                 low = 0 if window is None else max(0, end - window)
                 seen = slice(low, end)
                 row = heads[span.start + i, : self._num_heads].float()  # [heads, head_dim]
-                out[span.start + i] = self._attend(row, keys[0, :, seen], values[0, :, seen])
+                out[span.start + i] = self._attend(row, keys[:, 0, seen], values[:, 0, seen])
         return out
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from quickmatch.core.clock import wall
-from quickmatch.core.errors import Conflict, QuickmatchError, StoreError
+from quickmatch.core.errors import ConfigError, Conflict, QuickmatchError, StoreError
 from quickmatch.core.settings import Home
 from quickmatch.store.documents import Job, JobState
 from quickmatch.store.open import open_store
@@ -26,7 +26,7 @@ from quickmatch.tuning import processes
 from quickmatch.tuning.jobs import log_path
 
 logger = logging.getLogger("quickmatch.job")
-_NICENESS = 10
+_NICENESS = "10"  # about a tenth of a core where serving wants it all
 _STORE_RETRIES = 10
 
 
@@ -44,7 +44,6 @@ def main(job_id: str) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    os.nice(_NICENESS)
     home = Home.from_environment()
     store = open_store(home)
     _claim(store, job_id)
@@ -79,6 +78,7 @@ def _guarded(store: Store, home: Home, job_id: str, stop: threading.Event) -> Ou
     disable_progress_bar()
     report = JobReport(store, job_id, stop)
     try:
+        _make_way()
         metrics = run_sft(store, home, require(store, Job, job_id), report)
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         metrics["peak_memory_bytes"] = peak_kib * 1024
@@ -91,6 +91,14 @@ def _guarded(store: Store, home: Home, job_id: str, stop: threading.Event) -> Ou
     except Exception as error:
         logger.exception("the job failed")
         return Outcome(JobState.FAILED, explain(error, home, job_id))
+
+
+def _make_way() -> None:
+    """Lower this process's priority by QUICKMATCH_JOB_NICENESS, 0 to 19."""
+    value = os.environ.get("QUICKMATCH_JOB_NICENESS", _NICENESS)
+    if not value.isdigit() or int(value) > 19:
+        raise ConfigError(f"QUICKMATCH_JOB_NICENESS is {value!r}; set a whole number from 0 to 19")
+    os.nice(int(value))
 
 
 def explain(error: Exception, home: Home, job_id: str) -> str:

@@ -60,26 +60,49 @@ def attend(
     return attention.run(plan, 1, heads, cache)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 1, 6])
 @pytest.mark.parametrize("shape", [(4, 4, 8), (6, 2, 16), (8, 1, 8)])
-def test_torch_attention_is_the_reference(shape: tuple[int, int, int], window: int | None) -> None:
+def test_torch_attention_is_the_reference(
+    shape: tuple[int, int, int], window: int | None, dtype: torch.dtype
+) -> None:
+    exactness = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0, "atol": 0.05}
+    )
     num_heads, num_kv_heads, head_dim = shape
     generator = torch.Generator().manual_seed(1)
     for seed in range(12):
         chance = random.Random(seed)
         block_size = chance.choice([1, 4, 16])
         batch = random_batch(chance, block_size)
-        cache = KVCache(config_of(*shape), NUM_BLOCKS, block_size, dtype=torch.float32, device=CPU)
+        cache = KVCache(config_of(*shape), NUM_BLOCKS, block_size, dtype=dtype, device=CPU)
         everywhere = torch.arange(NUM_BLOCKS * block_size)
         old = torch.randn(len(everywhere), 2 * num_kv_heads, head_dim, generator=generator)
-        cache.write(1, everywhere, old)
+        cache.write(1, everywhere, old.to(dtype))
         heads = torch.randn(
             len(batch.token_ids), num_heads + 2 * num_kv_heads, head_dim, generator=generator
-        )
+        ).to(dtype)
         cache.write(1, torch.tensor(batch.slots), heads[:, num_heads:])
         sizes = (num_heads, num_kv_heads, head_dim, block_size)
         right = attend(ReferenceAttention(*sizes), batch, window, heads, cache)
         got = attend(TorchAttention(*sizes), batch, window, heads, cache)
+        torch.testing.assert_close(got, right, **exactness)
+
+
+def test_a_long_chunk_is_attended_in_pieces() -> None:
+    """Queries are taken a piece at a time, each against the keys that it may see."""
+    generator = torch.Generator().manual_seed(3)
+    cache = KVCache(config_of(4, 2, 8), NUM_BLOCKS, 16, dtype=torch.float32, device=CPU)
+    old = torch.randn(NUM_BLOCKS * 16, 4, 8, generator=generator)
+    cache.write(1, torch.arange(NUM_BLOCKS * 16), old)
+    num_tokens, context = 300, 37
+    span = Span(0, num_tokens, context, list(range(NUM_BLOCKS)), -1, None)
+    batch = StepBatch([0] * num_tokens, [0] * num_tokens, [0] * num_tokens, [span])
+    heads = torch.randn(num_tokens, 8, 8, generator=generator)
+    cache.write(1, torch.arange(context, context + num_tokens), heads[:, 4:])
+    for window in (None, 70):
+        right = attend(ReferenceAttention(4, 2, 8, 16), batch, window, heads, cache)
+        got = attend(TorchAttention(4, 2, 8, 16), batch, window, heads, cache)
         torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
 
 

@@ -24,9 +24,9 @@ def test_what_is_written_is_gathered() -> None:
     cache.write(1, torch.tensor(slots), kv)
     keys, values = cache.gather(1, torch.tensor([9, 2, 2, 9]), 2)
     assert keys.shape == values.shape == (2, 2, 8, 8)
-    assert torch.equal(keys[0, :, :5], kv[:, :2].transpose(0, 1))
-    assert torch.equal(values[0, :, :5], kv[:, 2:].transpose(0, 1))
-    assert torch.equal(keys[1, :, 4:], keys[0, :, :4])
+    assert torch.equal(keys[:, 0, :5], kv[:, :2].transpose(0, 1))
+    assert torch.equal(values[:, 0, :5], kv[:, 2:].transpose(0, 1))
+    assert torch.equal(keys[:, 1, 4:], keys[:, 0, :4])
     assert not cache.gather(0, torch.tensor([9]), 1)[0].any()
 
 

@@ -16,6 +16,11 @@ from tests.unit.tuning.conftest import make_rows, write_rows
 FAST = {"num_threads": 1, "batch_size": 4, "learning_rate": 0.01, "dtype": "float32"}
 
 
+@pytest.fixture(autouse=True)
+def _at_the_tests_own_priority(monkeypatch):
+    monkeypatch.setenv("QUICKMATCH_JOB_NICENESS", "0")
+
+
 @pytest.fixture
 def create(store, home, base, dataset):
     def make(output="tuned", *, evaluation="", dataset="rows", **settings):
@@ -219,6 +224,12 @@ def test_a_failed_job_says_why(store, home, create, settings, reason, monkeypatc
     assert reason in job.error
     assert "\n" not in job.error
     assert store.get(Model, "tuned") is None
+
+
+def test_a_wrong_niceness_fails_the_job(store, home, create, monkeypatch):
+    monkeypatch.setenv("QUICKMATCH_JOB_NICENESS", "-5")
+    failed = run_here(store, home, create())
+    assert "QUICKMATCH_JOB_NICENESS is '-5'; set a whole number" in failed.error
 
 
 def test_a_dataset_changed_after_creation_fails_the_job(store, home, create, dataset):
