@@ -10,7 +10,7 @@ REPORT ?= demo-report
 .PHONY: demo test test-slow check bench-engine format setup clean
 
 demo: $(STAMP)
-	$(BIN)/python -m examples.credit_cards.demo --report $(REPORT) $(if $(SERVE),--serve)
+	$(BIN)/python -m examples.credit_cards.demo --out $(REPORT) $(if $(SERVE),--serve)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
