@@ -191,13 +191,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="an exported model folder")
     parser.add_argument("--cache", type=Path, default=Path("build/base_model/tokens"))
     parser.add_argument("--count", type=int, default=200, help="lookups a probe")
+    parser.add_argument("--seed", type=int, default=2026, help="another seed, other questions")
     args = parser.parse_args()
     from recipes.base_model.export import load_folder
 
     model, tokenizer = load_folder(args.folder)
-    lookups = probes(tokenizer, args.count)
+    lookups = probes(tokenizer, args.count, args.seed)
     accuracies = {name: lookup_accuracy(model, tokenizer, held) for name, held in lookups.items()}
-    accuracies["prose_5"] = prose_accuracy(model, tokenizer, args.count // 8)
+    accuracies["prose_5"] = prose_accuracy(model, tokenizer, args.count // 8, args.seed)
     print(json.dumps({"probes": accuracies}))
     sources = load_sources(args.files, tokenizer, args.cache, 0)
     print(json.dumps({"perplexity": {each.name: perplexity(model, each) for each in sources}}))

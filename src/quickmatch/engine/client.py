@@ -203,6 +203,8 @@ class EngineClient:
         return ready.done() and not ready.cancelled() and ready.exception() is None
 
     async def _spawn(self, config: EngineConfig) -> None:
+        # OpenMP's threads spin at barriers by default: beside any other work on the machine (this
+        # process, a job) a step then takes many times as long.
         self._loop.add_reader(self._channel.fileno(), self._read)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "quickmatch.engine.process"),
@@ -210,6 +212,7 @@ class EngineClient:
             *("--endpoint", self._endpoint),
             *("--parent-pid", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
         self._watcher = self._loop.create_task(self._watch(self._process))
 

@@ -25,7 +25,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     max_adapters: int = 32
     max_lora_rank: int = 64
-    num_threads: int | None = None  # None: all cores of the machine
+    num_threads: int | None = None  # None: one for a small model on a CPU, else all cores
     seed: int = 0  # only for requests without a seed
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepR
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.decoder import Decoder
 from quickmatch.engine.fingerprint import model_fingerprint
-from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.folder import resolve_model, weight_files
 from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.inputs import make_inputs
 from quickmatch.engine.kv_cache import KVCache, size_kv_cache
@@ -33,6 +33,8 @@ from quickmatch.engine.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
+SMALL_MODEL_BYTES = 64 << 20
+
 
 class ModelRunner:
     """A loaded model. Raises ModelLoadError or ConfigError from the constructor."""
@@ -40,9 +42,9 @@ class ModelRunner:
     def __init__(self, config: EngineConfig) -> None:
         started = time.perf_counter()
         self.device = choose_device(config.device)
-        if config.num_threads is not None or self.device.type == "cpu":
-            torch.set_num_threads(config.num_threads or num_usable_cores())
         self.folder = resolve_model(config.model)
+        if config.num_threads is not None or self.device.type == "cpu":
+            torch.set_num_threads(config.num_threads or auto_num_threads(self.folder))
         self.model_config: ModelConfig = read_model_config(self.folder)
         self.dtype = choose_dtype(config.dtype, self.model_config.dtype, self.device)
         self.vocab_size = self.model_config.vocab_size
@@ -159,6 +161,18 @@ class ModelRunner:
             positions = list(range(context_len, context_len + num_tokens))
             span = Span(0, num_tokens, context_len, [0], -1, state)
             self.run(StepBatch([0] * num_tokens, positions, positions, [span]))
+
+
+def auto_num_threads(folder: Path) -> int:
+    """Return how many threads a model's step is worth: one for a small model, else all cores.
+
+    A small model's operations take microseconds, less than waking a second thread for each; the
+    core is better left to the gateway's process.
+    """
+    num_bytes = sum(path.stat().st_size for path in weight_files(folder))
+    num_threads = 1 if num_bytes < SMALL_MODEL_BYTES else num_usable_cores()
+    logger.info("threads: %d, for %.1f MB of weights", num_threads, num_bytes / 1e6)
+    return num_threads
 
 
 def num_usable_cores() -> int:

@@ -62,6 +62,10 @@ class JobReport:
         self.progress.phase = phase
         self.write()
 
+    def before_checkpoint(self) -> None:
+        """Write the steps that the checkpoint will hold."""
+        self.write()
+
     def should_stop(self) -> bool:
         """Whether SIGTERM came, or the job is RUNNING no more, mostly because it was cancelled.
 

@@ -12,6 +12,9 @@ from typing import Any
 from quickmatch.core.clock import wall
 from quickmatch.core.errors import Conflict
 from quickmatch.core.settings import Home
+from quickmatch.core.shipped import model_source
+from quickmatch.engine.fingerprint import write_base_fingerprint
+from quickmatch.engine.folder import resolve_model
 from quickmatch.store.documents import Job, Model, ModelKind
 from quickmatch.store.protocol import Store
 
@@ -31,6 +34,7 @@ def publish_adapter(store: Store, home: Home, job: Job, base: Model, model: Any)
     try:
         # The embeddings are the base's; saying so spares PEFT a look at the hub.
         model.save_pretrained(partial, save_embedding_layers=False)
+        write_base_fingerprint(partial, resolve_model(model_source(base.path)))
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)  # left by a crash between rename and document
         partial.rename(final)

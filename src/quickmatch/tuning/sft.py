@@ -62,6 +62,9 @@ class Listener(Protocol):
     def on_phase(self, phase: str) -> None:
         """Called when the run goes over to something else."""
 
+    def before_checkpoint(self) -> None:
+        """Called before a checkpoint: a run resumed from it does not tell its steps again."""
+
     def should_stop(self) -> bool:
         """Asked before each step."""
 
@@ -206,6 +209,7 @@ class SftRun:
         self.state.parameters = self._copy_parameters()
         self.state.optimizer = self._optimizer.state_dict()
         self.state.rng = torch.get_rng_state()
+        self.listener.before_checkpoint()
         save_checkpoint(self.folder, self.state)
 
     def _copy_parameters(self) -> dict[str, Tensor]:

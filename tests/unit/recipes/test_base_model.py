@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
+from torch.nn import functional
 
 from quickmatch.base_model import PATH
 from recipes.base_model import dense
 from recipes.base_model.batches import Batches, encode_chat
 from recipes.base_model.export import export, load_folder
+from recipes.base_model.loss import CHUNK_ROWS, LinearCrossEntropy
 from recipes.base_model.probe import lookup_accuracy, probes
 from recipes.base_model.settings import ALL_TASKS, ModelSettings, Phase, TrainSettings
 from recipes.base_model.tasks import TASKS, extreme, lookup
@@ -212,6 +214,20 @@ def test_export_and_load_keep_the_weights(tmp_path: Path) -> None:
     model, _ = load_folder(tmp_path)
     for name, tensor in trainer.model.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0.01, atol=0.01)
+
+
+def test_loss_and_gradients_equal_the_stock_cross_entropy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(CHUNK_ROWS + 44, 16, generator=generator, requires_grad=True)
+    matrix = torch.randn(50, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 50, (len(states),), generator=generator)
+    weights = torch.rand(len(states), generator=generator)
+    ours = LinearCrossEntropy.apply(states, matrix, targets, weights)
+    stock = functional.cross_entropy(states @ matrix.T, targets, reduction="none") @ weights
+    torch.testing.assert_close(ours, stock)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, (states, matrix)), torch.autograd.grad(stock, (states, matrix))
+    )
 
 
 def test_a_shortened_run_keeps_the_order_of_phases_and_ends_at_zero() -> None:
