@@ -26,6 +26,7 @@ class Cost:
 
     cpu_ms: float  # client and server together
     wall_ms: float  # median
+    best_ms: float  # wall clock of the fastest tenth: no delay that every call meets
 
 
 def cpu_s(pid: int) -> float:
@@ -44,7 +45,8 @@ def cost(server: Server, call: Callable[[], object]) -> Cost:
         call()
         times.append(time.perf_counter() - start)
     used = cpu_s(server.process.pid) + time.process_time() - began
-    return Cost(used / NUM_CALLS * 1e3, statistics.median(times) * 1e3)
+    fastest_s = statistics.quantiles(times, n=10)[0]
+    return Cost(used / NUM_CALLS * 1e3, statistics.median(times) * 1e3, fastest_s * 1e3)
 
 
 def test_cached_call_is_fast(server: Server) -> None:
@@ -62,3 +64,4 @@ def test_cached_call_is_fast(server: Server) -> None:
         openai = cost(server, lambda: create(**body))  # type: ignore[call-overload]
     print(f"a cached call by httpx: {plain}; by the openai client: {openai}")
     assert plain.cpu_ms < BAR_MS
+    assert max(plain.best_ms, openai.best_ms) < BAR_MS
