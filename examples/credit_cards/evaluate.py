@@ -21,16 +21,20 @@ from quickmatch.store.protocol import require
 from quickmatch.tuning.chat_rows import ChatRow
 from quickmatch.tuning.datasets import HOLDOUT_SUFFIX, read_rows
 from quickmatch.tuning.evaluation import answer_rows, score_answers
-from quickmatch.tuning.metrics import mean_score
+from quickmatch.tuning.metrics import Score, mean_score
 
 NUM_SAMPLES = 6
 CHECKS: dict[str, Callable[[ChatRow, str], float]] = {
     "fact_accuracy": lambda row, text: fact_accuracy(row.prompt, text),
     "number_accuracy": lambda row, text: number_accuracy(row.prompt, text),
+    "both_right": lambda row, text: (
+        fact_accuracy(row.prompt, text) * number_accuracy(row.prompt, text)
+    ),
 }
 LABELS = (  # key, label, unit; in the report's order
     ("fact_accuracy", "fact accuracy", "%"),
     ("number_accuracy", "number accuracy", "%"),
+    ("both_right", "both right", "%"),
     ("rouge_l", "ROUGE-L", "%"),
     ("bleu", "BLEU", ""),
     ("perplexity", "perplexity", ""),
@@ -50,13 +54,10 @@ async def evaluate(plan: Plan, product: Product, client: Client, screen: Screen)
         "tuned": score_answers(rows, tuned, CHECKS),
         "teacher": {name: mean_score([f(r, r.answer) for r in rows]) for name, f in CHECKS.items()},
     }
-    from quickmatch.tuning.perplexity import perplexity  # loads torch: only when it is needed
-
     screen.say("perplexity of the teacher's answers, base and tuned")
     for who, path in (("base", ""), ("tuned", require(product.store, Model, ADAPTER).path)):
-        scores[who]["perplexity"] = await asyncio.to_thread(
-            perplexity, require(product.store, Model, BASE).path, rows, adapter_path=path
-        )
+        base_path = require(product.store, Model, BASE).path
+        scores[who]["perplexity"] = await asyncio.to_thread(_perplexity, base_path, path, rows)
     texts = {"base": base, "tuned": tuned, "teacher": teacher}
     return Quality(
         num_rows=len(rows),
@@ -69,6 +70,16 @@ async def evaluate(plan: Plan, product: Product, client: Client, screen: Screen)
         tokens_per_s=sum(answer.num_tokens for answer in answers) / wall_s,
         concurrency=plan.concurrency,
     )
+
+
+def _perplexity(base_path: str, adapter_path: str, rows: Sequence[ChatRow]) -> Score:
+    """Measure; what loads torch is imported here, so that the demo starts at once."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from quickmatch.tuning.perplexity import perplexity
+
+    disable_progress_bar()
+    return perplexity(base_path, rows, adapter_path=adapter_path)
 
 
 def count_openings(texts: Sequence[str]) -> int:

@@ -1,9 +1,9 @@
 """The words of the scripted writer: what may stand in each place of an answer.
 
 `{f}` is a factor with its figure inside a sentence ("your debt ratio of 61%"), `{F}` the same at
-its start, `{S}` a factor as a clause ("Your debt ratio stands at 61%"), `{g}` and `{G}` a second
-factor, `{r}` the rating, `{a}` an action. Verbs that follow a factor are in the past tense, since
-a factor may be one thing ("debt ratio") or many ("late payments").
+its start, `{S}` a factor as a clause ("Your debt ratio stands at 61%"), `{g}` a second factor,
+`{r}` the rating, `{a}` an action, `{label}` a field's name. Verbs that follow a factor are in the
+past tense, since a factor may be one thing ("debt ratio") or many ("late payments").
 
 No phrase names a rating by itself, holds a digit, or names a field outside of its own entry.
 """
@@ -24,7 +24,7 @@ GREETINGS: dict[str, tuple[str, ...]] = {
         "Here is how we see your application.",
         "Let us explain our answer.",
         "Thanks for your interest in our card.",
-        "Your application has been checked.",
+        "The review of your form is done.",
         "There is light and shade here.",
     ),
     "good": (
@@ -32,7 +32,7 @@ GREETINGS: dict[str, tuple[str, ...]] = {
         "We are happy to write to you.",
         "Thanks for your interest in our card.",
         "Here is a pleasant letter.",
-        "Your application has been checked.",
+        "The review of your form is done.",
         "We liked what we saw.",
         "This was an easy review.",
     ),
@@ -165,21 +165,21 @@ PAIR: dict[tuple[bool, bool], tuple[str, ...]] = {  # two factors in one sentenc
     ),
 }
 
-ADVICE = (
-    "What would help most is to {a}.",
-    "To improve the rating, {a}.",
-    "The best next step is to {a}.",
-    "If you {a}, the rating can rise.",
-    "Our advice is to {a}.",
-    "It would help to {a}.",
-    "There is a way up: {a}.",
+ADVICE = (  # the field is named again, so that what follows can lean on it
+    "To improve the rating, begin with your {label}: {a}.",
+    "The best next step concerns your {label}: {a}.",
+    "Work on your {label} first: {a}.",
+    "Our advice is about your {label}: {a}.",
+    "There is a way up through your {label}: {a}.",
+    "As for your {label}, {a}.",
+    "What would help most has to do with your {label}: {a}.",
 )
 KEEP = (
-    "To stay there, {a}.",
-    "Our advice is simple: {a}.",
-    "To keep this standing, {a}.",
-    "From here on, {a}.",
-    "All you need to do is to {a}.",
+    "To stay there, mind your {label}: {a}.",
+    "Our advice is simple, and about your {label}: {a}.",
+    "As for your {label}, {a}.",
+    "From here on, look after your {label}: {a}.",
+    "What to hold on to is your {label}: {a}.",
 )
 MENDS: dict[str, tuple[str, ...]] = {  # field key -> what to do where it hurt
     "credit_score": (

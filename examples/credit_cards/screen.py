@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 LINE_EVERY_S = 5.0
+LOG_WIDTH = 110  # of tables where there is no terminal to ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        if console is None and not self.console.is_terminal:
+            self.console.width = LOG_WIDTH
         self.timeline: list[Span] = []
         self._began = time.monotonic()
 

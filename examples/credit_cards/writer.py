@@ -124,11 +124,13 @@ class _Letter:
         return chosen.format(label=factor.field.label, figure=factor.figure)
 
     def _advice(self) -> str:
-        hurt = [factor.field.key for factor in self._case.factors if not factor.helped]
-        key = hurt[0] if hurt else self._case.factors[0].field.key
-        actions = phrases.MENDS[key] if hurt else phrases.KEEPS[key]
-        frame = self._pen.choose("advice", phrases.ADVICE if hurt else phrases.KEEP, key)
-        return frame.format(a=self._pen.choose("action", actions, key))
+        hurt = [factor.field for factor in self._case.factors if not factor.helped]
+        field = hurt[0] if hurt else self._case.factors[0].field
+        actions = (phrases.MENDS if hurt else phrases.KEEPS)[field.key]
+        frames = phrases.ADVICE if hurt else phrases.KEEP
+        frame = self._pen.choose("advice", frames, field.key)
+        action = self._pen.choose("action", actions, field.key)
+        return frame.format(label=field.label, a=action)
 
 
 def _clean(sentence: str) -> str:
