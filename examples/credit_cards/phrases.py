@@ -1,9 +1,10 @@
 """The words of the scripted writer: what may stand in each place of an answer.
 
 `{f}` is a factor with its figure inside a sentence ("your debt ratio of 61%"), `{F}` the same at
-its start, `{S}` a factor as a clause ("Your debt ratio stands at 61%"), `{g}` a second factor,
-`{r}` the rating, `{a}` an action, `{label}` a field's name. Verbs that follow a factor are in the
-past tense, since a factor may be one thing ("debt ratio") or many ("late payments").
+its start, `{S}` a factor as a clause ("Your debt ratio stands at 61%"), `{N}` its name alone and
+`{t}` its figure apart ("at 61%"); `{g}`, `{m}` and `{u}` are a second factor's. `{r}` is the
+rating, `{a}` an action, `{label}` a field's name. Verbs that follow a factor are in the past
+tense, since a factor may be one thing ("debt ratio") or many ("late payments").
 
 No phrase names a rating by itself, holds a digit, or names a field outside of its own entry.
 """
@@ -81,87 +82,89 @@ COUNTED = (
     "your {label}, {figure} on record,",
     "your {label}, {figure} so far,",
 )
+MEASURED_TAIL = ("at {figure}", "with {figure}", "standing at {figure}")
+COUNTED_TAIL = ("with {figure} in all", "with {figure} on record", "with {figure} so far")
 MEASURED_CLAUSE = ("your {label} is {figure}", "your {label} stands at {figure}")
 COUNTED_CLAUSE = ("your {label} come to {figure}", "your {label} add up to {figure}")
 
 LEAD: dict[bool, tuple[str, ...]] = {  # by whether the factor helped
     False: (
-        "What hurt most was {f}.",
+        "{N} hurt the rating most, {t}.",
+        "{N} hurt more than anything else, {t}.",
+        "{N} hurt the most here, {t}.",
         "{F} pulled the rating down the most.",
-        "The main reason is {f}, which worked against you.",
-        "{S}, and that hurt the rating most.",
-        "First of all, {f} counted against you.",
-        "The heaviest mark against you is {f}.",
-        "Above all, {f} lowered the rating.",
         "{F} weighed most, and not in your favour.",
+        "{S}, and that hurt the rating most.",
+        "What hurt most was {f}.",
+        "The heaviest mark against you is {f}.",
     ),
     True: (
-        "What helped most was {f}.",
+        "{N} helped the rating most, {t}.",
+        "{N} helped more than anything else, {t}.",
+        "{N} helped the most here, {t}.",
         "{F} did the most to lift the rating.",
-        "The main reason is {f}, which worked for you.",
-        "{S}, and that helped the rating most.",
-        "First of all, {f} spoke for you.",
-        "The strongest point is {f}.",
-        "Above all, {f} raised the rating.",
         "{F} weighed most, and in your favour.",
+        "{S}, and that helped the rating most.",
+        "What helped most was {f}.",
+        "The strongest point is {f}.",
     ),
 }
 SAME: dict[bool, tuple[str, ...]] = {  # another factor of the same direction
     False: (
+        "{N} hurt as well, {t}.",
+        "{N} hurt too, {t}.",
+        "{N} hurt on top of that, {t}.",
         "{F} also counted against you.",
-        "In addition, {f} held the rating back.",
         "{S}, which hurt as well.",
-        "On top of that, {f} hurt.",
         "Another weak point is {f}.",
-        "{F} made matters worse.",
     ),
     True: (
+        "{N} helped as well, {t}.",
+        "{N} helped too, {t}.",
+        "{N} helped on top of that, {t}.",
         "{F} also counted in your favour.",
-        "In addition, {f} lifted the rating.",
         "{S}, which helped as well.",
-        "On top of that, {f} helped.",
         "Another strong point is {f}.",
-        "{F} made matters better.",
     ),
 }
 TURN: dict[bool, tuple[str, ...]] = {  # a factor of the other direction
     False: (
-        "On the other hand, {f} hurt the rating.",
-        "Against that, {f} pulled it down.",
-        "However, {f} counted against you.",
+        "{N} hurt, on the other hand, {t}.",
+        "{N} hurt the rating, however, {t}.",
+        "{N} hurt a little in return, {t}.",
+        "Against that, {f} counted against you.",
         "{S}, though, and that hurt.",
         "A weak point is {f}.",
-        "Still, {f} held the rating back.",
     ),
     True: (
-        "On the other hand, {f} helped the rating.",
-        "Against that, {f} pulled it up.",
-        "However, {f} counted in your favour.",
+        "{N} helped, on the other hand, {t}.",
+        "{N} helped the rating, however, {t}.",
+        "{N} helped a little in return, {t}.",
+        "Against that, {f} counted in your favour.",
         "{S}, though, and that helped.",
         "A strong point is {f}.",
-        "Still, {f} spoke for you.",
     ),
 }
 PAIR: dict[tuple[bool, bool], tuple[str, ...]] = {  # two factors in one sentence
     (False, False): (
+        "{N} hurt too, {t}, and so did {g}.",
         "{F} and {g} counted against you too.",
         "Both {f} and {g} hurt as well.",
-        "Next to it, {f} and {g} held the rating back.",
     ),
     (True, True): (
+        "{N} helped too, {t}, and so did {g}.",
         "{F} and {g} counted in your favour too.",
         "Both {f} and {g} helped as well.",
-        "Next to it, {f} and {g} lifted the rating.",
     ),
     (True, False): (
-        "{F} helped, while {g} hurt.",
-        "{F} spoke for you, but {g} held the rating back.",
-        "There is help from {f}, but {g} counted against you.",
+        "{N} helped, {t}, while {m} hurt, {u}.",
+        "{N} helped, {t}, but {m} hurt, {u}.",
+        "{F} spoke for you, but {g} counted against you.",
     ),
     (False, True): (
-        "{F} hurt, while {g} helped.",
-        "{F} held the rating back, but {g} spoke for you.",
-        "{F} counted against you, but there is help from {g}.",
+        "{N} hurt, {t}, while {m} helped, {u}.",
+        "{N} hurt, {t}, but {m} helped, {u}.",
+        "{F} counted against you, but {g} spoke for you.",
     ),
 }
 

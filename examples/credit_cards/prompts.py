@@ -9,9 +9,9 @@ stands in the prompt, spelled as it should be quoted:
     …
     Rating: poor
     Main factors:
-    - debt ratio: 61%, hurt
-    - credit score: 592, hurt
-    - account age: 12 years, helped
+    - debt ratio hurt: 61%
+    - credit score hurt: 592
+    - account age helped: 12 years
 
 `read_case` is the inverse. The scripted writer and the checks see only the messages, as a model
 does, and learn of the applicant through it.
@@ -29,10 +29,10 @@ Message = dict[str, str]
 
 SYSTEM = (
     "Explain the card rating to the applicant in plain words. Name the rating, each main factor "
-    "with its figure, and what would help. Use no other figures."
+    "with its figure, whether it helped or hurt, and what to do. Use no other figures."
 )
 _LINE = re.compile(r"- ([a-z ]+): (.+)")
-_FACTOR = re.compile(r"- ([a-z ]+): (.+), (helped|hurt)")
+_FACTOR = re.compile(r"- ([a-z ]+) (helped|hurt): (.+)")
 
 
 class PromptError(ValueError):
@@ -69,7 +69,7 @@ def messages_for(applicant: RatedApplicant) -> list[Message]:
     lines += [f"Rating: {applicant.rating}", "Main factors:"]
     for factor in applicant.factors:
         effect = "helped" if factor.helped else "hurt"
-        lines.append(f"- {factor.field.label}: {factor.field.figure(factor.value)}, {effect}")
+        lines.append(f"- {factor.field.label} {effect}: {factor.field.figure(factor.value)}")
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": "\n".join(lines)},
@@ -90,7 +90,7 @@ def read_case(messages: Sequence[Mapping[str, Any]]) -> Case:
     cut = lines.index("Main factors:")
     factors = tuple(_factors(lines[cut + 1 :]))
     if not factors:
-        raise PromptError("no factor after 'Main factors:'; write '- debt ratio: 61%, hurt'")
+        raise PromptError("no factor after 'Main factors:'; write '- debt ratio hurt: 61%'")
     return Case(record=_record(lines[:cut]), rating=rating, factors=factors)
 
 
@@ -110,7 +110,7 @@ def _factors(lines: Iterable[str]) -> Iterable[NamedFactor]:
     for line in lines:
         if match := _FACTOR.fullmatch(line):
             field = _field(match[1])
-            yield NamedFactor(field, field.read(match[2]), match[3] == "helped")
+            yield NamedFactor(field, field.read(match[3]), match[2] == "helped")
 
 
 def _field(label: str) -> Field:

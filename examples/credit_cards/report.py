@@ -42,6 +42,7 @@ def render_page(found: Findings) -> str:
 
 def show(found: Findings, screen: Screen) -> None:
     """Print the tables."""
+    screen.say(f"teacher: {found.lessons.teacher}")
     held_out = f"On {found.quality.num_rows} held-out applicants (95 % interval)"
     screen.table(held_out, ["", *WHO], quality_rows(found))
     screen.table("Speed and size", ["", ""], figure_rows(found))
@@ -54,7 +55,7 @@ def quality_rows(found: Findings) -> list[Row]:
         for m in found.quality.measures
     ]
     openings = found.quality.num_openings
-    return [*rows, ("different openings", *(str(openings.get(who, "–")) for who in WHO))]
+    return [*rows, ("openings", *(str(openings.get(who, "–")) for who in WHO))]
 
 
 def figure_rows(found: Findings) -> list[Row]:
@@ -89,14 +90,21 @@ def _figures(found: Findings) -> Iterator[Row]:
         "base model / adapter",
         f"{memory.model / 2**20:.1f} MiB / {memory.adapter / 2**20:.2f} MiB",
     )
-    yield "teacher", found.lessons.teacher
     yield "whole run", f"{found.wall_s:.0f} s"
 
 
 def _estimate(measure: Measure, e: Score) -> str:
     if measure.unit == "%":
-        return f"{100 * e.value:.1f} % ({100 * e.low:.1f}–{100 * e.high:.1f})"
-    return f"{e.value:.2f} ({e.low:.2f}–{e.high:.2f})"
+        return f"{100 * e.value:.1f} % ({_percent(e.low)}–{_percent(e.high)})"
+    return f"{_short(e.value)} ({_short(e.low)}–{_short(e.high)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _ms(seconds: float) -> str:

@@ -32,6 +32,13 @@ def write(messages: Sequence[Mapping[str, Any]], seed: int = 0) -> str:
     return _Letter(case, _Pen(seed, asked)).text()
 
 
+_FORMS = {  # how a factor is said: where its figure is measured, where it is counted
+    "figure": (phrases.MEASURED, phrases.COUNTED),
+    "clause": (phrases.MEASURED_CLAUSE, phrases.COUNTED_CLAUSE),
+    "tail": (phrases.MEASURED_TAIL, phrases.COUNTED_TAIL),
+}
+
+
 class _Pen:
     """Chooses phrasings: by dice that the prompt seeds, around favourites that the seed sets."""
 
@@ -104,23 +111,27 @@ class _Letter:
         return sentences
 
     def _with(self, phrase: str, factor: NamedFactor, second: NamedFactor | None = None) -> str:
-        """Fill the factors in. A phrase uses the form that it names and ignores the others."""
-        named = self._named(factor)
-        words = {"f": named, "F": _capital(named), "S": _capital(self._clause(factor))}
+        """Fill the factors in. A phrase uses the forms that it names and ignores the others."""
+        named = self._say("figure", factor)
+        words = {
+            "f": named,
+            "F": _capital(named),
+            "S": _capital(self._say("clause", factor)),
+            "N": f"Your {factor.field.label}",
+            "t": self._say("tail", factor),
+        }
         if second is not None:
-            words["g"] = self._named(second)
+            words |= {
+                "g": self._say("figure", second),
+                "m": f"your {second.field.label}",
+                "u": self._say("tail", second),
+            }
         return phrase.format(**words)
 
-    def _named(self, factor: NamedFactor) -> str:
-        counted = factor.field.unit is Unit.COUNT
-        forms = phrases.COUNTED if counted else phrases.MEASURED
-        chosen = self._pen.choose("figure", forms, factor.field.key)
-        return chosen.format(label=factor.field.label, figure=factor.figure)
-
-    def _clause(self, factor: NamedFactor) -> str:
-        counted = factor.field.unit is Unit.COUNT
-        forms = phrases.COUNTED_CLAUSE if counted else phrases.MEASURED_CLAUSE
-        chosen = self._pen.choose("clause", forms, factor.field.key)
+    def _say(self, form: str, factor: NamedFactor) -> str:
+        measured, counted = _FORMS[form]
+        options = counted if factor.field.unit is Unit.COUNT else measured
+        chosen = self._pen.choose(form, options, factor.field.key)
         return chosen.format(label=factor.field.label, figure=factor.figure)
 
     def _advice(self) -> str:
