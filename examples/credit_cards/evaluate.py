@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from examples.credit_cards.calls import Answer, Client, told
 from examples.credit_cards.checks import fact_accuracy, fact_errors, number_accuracy, number_errors
+from examples.credit_cards.direction import direction_accuracy, direction_errors
 from examples.credit_cards.findings import Measure, Quality, Sample
 from examples.credit_cards.plan import ADAPTER, BASE, DATASET, Plan
 from examples.credit_cards.product import Product, StageError
@@ -27,14 +28,16 @@ NUM_SAMPLES = 6
 CHECKS: dict[str, Callable[[ChatRow, str], float]] = {
     "fact_accuracy": lambda row, text: fact_accuracy(row.prompt, text),
     "number_accuracy": lambda row, text: number_accuracy(row.prompt, text),
-    "both_right": lambda row, text: (
-        fact_accuracy(row.prompt, text) * number_accuracy(row.prompt, text)
+    "direction_accuracy": lambda row, text: direction_accuracy(row.prompt, text),
+    "all_right": lambda row, text: min(
+        check(row.prompt, text) for check in (fact_accuracy, number_accuracy, direction_accuracy)
     ),
 }
 LABELS = (  # key, label, unit; in the report's order
     ("fact_accuracy", "fact accuracy", "%"),
     ("number_accuracy", "number accuracy", "%"),
-    ("both_right", "both right", "%"),
+    ("direction_accuracy", "directions", "%"),
+    ("all_right", "all three right", "%"),
     ("rouge_l", "ROUGE-L", "%"),
     ("bleu", "BLEU", ""),
     ("perplexity", "perplexity", ""),
@@ -114,7 +117,11 @@ def _samples(rows: Sequence[ChatRow], texts: dict[str, list[str]]) -> list[Sampl
             Sample(
                 prompt=str(row.prompt[-1]["content"]),
                 answers={who: said[number] for who, said in texts.items()},
-                errors=fact_errors(case, tuned) + number_errors(case, tuned),
+                errors=[
+                    *fact_errors(case, tuned),
+                    *number_errors(case, tuned),
+                    *direction_errors(case, tuned),
+                ],
             )
         )
     wrong = [sample for sample in found if sample.errors]

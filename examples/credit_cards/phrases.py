@@ -96,7 +96,7 @@ LEAD: dict[bool, tuple[str, ...]] = {  # by whether the factor helped
         "{F} weighed most, and not in your favour.",
         "{S}, and that hurt the rating most.",
         "What hurt most was {f}.",
-        "The heaviest mark against you is {f}.",
+        "{N} hurt above all, {t}.",
     ),
     True: (
         "{N} helped the rating most, {t}.",
@@ -106,7 +106,7 @@ LEAD: dict[bool, tuple[str, ...]] = {  # by whether the factor helped
         "{F} weighed most, and in your favour.",
         "{S}, and that helped the rating most.",
         "What helped most was {f}.",
-        "The strongest point is {f}.",
+        "{N} helped above all, {t}.",
     ),
 }
 SAME: dict[bool, tuple[str, ...]] = {  # another factor of the same direction

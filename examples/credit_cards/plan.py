@@ -28,7 +28,7 @@ class Plan:
     concurrency: int = 8
     max_tokens: int = 160
     lora_rank: int = 8
-    epochs: int = 3
+    epochs: int = 5
     batch_size: int = 8
     learning_rate: float = 4e-3
     teacher_url: str = ""  # empty: the scripted writer

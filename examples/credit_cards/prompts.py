@@ -107,10 +107,12 @@ def _record(lines: Iterable[str]) -> dict[str, int]:
 
 
 def _factors(lines: Iterable[str]) -> Iterable[NamedFactor]:
-    for line in lines:
-        if match := _FACTOR.fullmatch(line):
-            field = _field(match[1])
-            yield NamedFactor(field, field.read(match[3]), match[2] == "helped")
+    for line in filter(str.strip, lines):
+        match = _FACTOR.fullmatch(line)
+        if match is None:
+            raise PromptError(f"the factor line says {line!r}; write '- debt ratio hurt: 61%'")
+        field = _field(match[1])
+        yield NamedFactor(field, field.read(match[3]), match[2] == "helped")
 
 
 def _field(label: str) -> Field:

@@ -34,9 +34,9 @@ def test_the_user_message_is_the_record_the_rating_and_the_factors(
         "- requested limit: $6,500",
         "Rating: poor",
         "Main factors:",
-        "- debt ratio: 61%, hurt",
-        "- account age: 12 years, helped",
-        "- late payments: 4, hurt",
+        "- debt ratio hurt: 61%",
+        "- account age helped: 12 years",
+        "- late payments hurt: 4",
     ]
 
 
@@ -56,7 +56,8 @@ def test_reads_back_what_was_written() -> None:
         ("Rating: poor", "Rating: bad", "says 'bad'; it must be poor, normal, good"),
         ("Main factors:", "Factors:", "the line 'Main factors:' is missing"),
         ("- late payments: 4\n", "", "no line '- late payments: …'; it needs all ten fields"),
-        ("- debt ratio: 61%, hurt", "- debt: 61%, hurt", "there is no field 'debt'; there are: "),
+        ("- debt ratio hurt: 61%", "- debt hurt: 61%", "there is no field 'debt'; there are: "),
+        ("- debt ratio hurt: 61%", "- debt ratio: 61%", "the factor line says '- debt ratio: 61%'"),
         ("87%", "high", "card utilisation is 'high'; write it like '12%'"),
     ],
 )

@@ -64,21 +64,11 @@ def test_is_the_same_for_the_same_seed_only(prompts: list[list[Message]]) -> Non
     assert sum(write(p, 0) != write(p, 1) for p in prompts[:50]) > 45
 
 
-def test_states_direction_as_the_prompt_does(prompts: list[list[Message]]) -> None:
-    for prompt in prompts:
-        answer = write(prompt)
-        if all(f.helped for f in read_case(prompt).factors):
-            assert not re.search(r"hurt|against you|weak|held the rating back", answer), answer
-        if not any(f.helped for f in read_case(prompt).factors):
-            assert not re.search(r"helped|lifted|strong|in your favour too", answer), answer
-
-
 def test_reads_only_the_messages(prompts: list[list[Message]]) -> None:
     changed = [dict(message) for message in prompts[0]]
     user = changed[1]["content"]
     factor = read_case(changed).factors[0]
-    line = f"- {factor.field.label}: {factor.figure}"
-    changed[1]["content"] = user.replace(line, f"- {factor.field.label}: {factor.field.figure(1)}")
+    changed[1]["content"] = user.replace(f": {factor.figure}", f": {factor.field.figure(1)}")
     assert re.search(rf"{factor.field.label}\D+1\b", write(changed))
 
 
