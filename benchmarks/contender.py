@@ -128,7 +128,8 @@ class Contender:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what it had not read is lost with it
+                    pipe.close()
 
 
 def start_all(
