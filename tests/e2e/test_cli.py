@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quickmatch.engine.fingerprint import FINGERPRINT_FILE
 from tests.e2e.conftest import START_S, stop_server, wait_until
 from tests.e2e.tiny_model import make_adapter, make_model
 
@@ -105,14 +106,31 @@ def test_a_second_server_on_the_same_home_is_refused(cli: Cli) -> None:
     assert "already running" in cli.refusal(*SERVE)
 
 
-def test_an_adapter_for_another_base_is_refused_and_harms_nothing(cli: Cli) -> None:
-    adapter = make_adapter(cli.folder / "odd", seed=2)
+def truncate(adapter: Path) -> None:
     file = adapter / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    cli.json("create", "model", "odd", "--path", str(adapter), "--base-model", "tiny")
-    assert "adapter_model.safetensors" in cli.refusal("deploy", "odd")
+
+
+def mark_for_another_base(adapter: Path) -> None:
+    (adapter / FINGERPRINT_FILE).write_text(json.dumps({"fingerprint": "another"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "said"),
+    [
+        ("cut", truncate, "adapter_model.safetensors"),
+        ("stranger", mark_for_another_base, "another"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_and_harms_nothing(
+    cli: Cli, name: str, spoil: Callable[[Path], None], said: str
+) -> None:
+    adapter = make_adapter(cli.folder / name, seed=2)
+    spoil(adapter)
+    cli.json("create", "model", name, "--path", str(adapter), "--base-model", "tiny")
+    assert said in cli.refusal("deploy", name)
     assert cli.json("chat", "tiny", "still there?", "--max-tokens", "4")["choices"]
-    cli.json("unload-lora", "odd")
+    cli.json("unload-lora", name)
 
 
 @pytest.fixture
