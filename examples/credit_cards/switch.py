@@ -97,7 +97,10 @@ async def follow_and_switch(
     try:
         job = await _follow(product.store, job_id, traffic, screen)
         adapter = require(product.store, Model, ADAPTER)
-        screen.command(["load-lora", ADAPTER, "--deployment", BASE])
+        screen.say(
+            f"asking for {ADAPTER} on {BASE}: the write to the store that `quickmatch load-lora` "
+            "makes, without the start of a command"
+        )
         num_in_flight = traffic.num_in_flight
         load_s = await _put_live(product.store, adapter.version)
         first = await client.stream(ADAPTER, prompts[0], fresh=True)
