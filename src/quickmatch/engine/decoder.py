@@ -52,7 +52,6 @@ class Decoder:
         self._rotary = rotary
         self._cache = cache
         self._attention = attention
-        self._norm_shape = (config.hidden_size,)
 
     def forward(self, inputs: StepInputs) -> Tensor | None:
         """Return the logits of the rows to sample, [num_sampled, vocab], in the model's dtype.
@@ -69,7 +68,7 @@ class Decoder:
             if not len(inputs.sample_rows):
                 return None
             hidden = hidden.index_select(0, inputs.sample_rows)
-        return weights.lm_head(self._rms_norm(hidden, weights.norm))
+        return weights.lm_head(weights.norm(hidden))
 
     def _attend(
         self,
@@ -81,7 +80,7 @@ class Decoder:
         inputs: StepInputs,
     ) -> Tensor:
         config = self._config
-        x = self._rms_norm(hidden, layer.attention_norm)
+        x = layer.attention_norm(hidden)
         qkv = layer.qkv(x)
         if inputs.lora is not None:
             qkv = inputs.lora.add(qkv, x, index, QKV)
@@ -101,7 +100,7 @@ class Decoder:
     def _mlp(
         self, index: int, layer: LayerWeights, hidden: Tensor, lora: LoraStep | None
     ) -> Tensor:
-        x = self._rms_norm(hidden, layer.mlp_norm)
+        x = layer.mlp_norm(hidden)
         gate_up = layer.gate_up(x)
         if lora is not None:
             gate_up = lora.add(gate_up, x, index, GATE_UP)
@@ -109,6 +108,3 @@ class Decoder:
         inner = F.silu(gate).mul_(up)
         hidden = layer.down.add_to(hidden, inner)
         return hidden if lora is None else lora.add(hidden, inner, index, DOWN)
-
-    def _rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, self._norm_shape, weight, self._config.rms_norm_eps)

@@ -17,6 +17,7 @@ from quickmatch.core.errors import ModelLoadError
 from quickmatch.engine.folder import read_safetensors_header, weight_files
 from quickmatch.engine.linear import Linear, make_linear
 from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.norm import RmsNorm
 from quickmatch.engine.weights import DecoderWeights, LayerWeights
 
 
@@ -92,7 +93,9 @@ def load_weights(
     return DecoderWeights(
         embedding=embedding.clone(),
         layers=layers,
-        norm=checkpoint.vector("model.norm.weight", config.hidden_size).clone(),
+        norm=RmsNorm(
+            checkpoint.vector("model.norm.weight", config.hidden_size), config.rms_norm_eps
+        ),
         lm_head=lm_head,
     )
 
@@ -101,6 +104,7 @@ def _load_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Laye
     layer = f"model.layers.{index}"
     attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
     hidden, inner = config.hidden_size, config.intermediate_size
+    eps = config.rms_norm_eps
     qkv = [
         (f"{attention}.q_proj", config.q_size),
         (f"{attention}.k_proj", config.kv_size),
@@ -109,11 +113,13 @@ def _load_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Laye
     gate_up = [(f"{mlp}.gate_proj", inner), (f"{mlp}.up_proj", inner)]
     o, down = [(f"{attention}.o_proj", hidden)], [(f"{mlp}.down_proj", hidden)]
     return LayerWeights(
-        attention_norm=checkpoint.vector(f"{layer}.input_layernorm.weight", hidden).clone(),
+        attention_norm=RmsNorm(checkpoint.vector(f"{layer}.input_layernorm.weight", hidden), eps),
         qkv=checkpoint.linear(qkv, hidden, bias=config.qkv_bias),
         qk_norm=_qk_norm(checkpoint, config, attention) if config.qk_norm else None,
         o=checkpoint.linear(o, config.q_size, bias=config.o_bias),
-        mlp_norm=checkpoint.vector(f"{layer}.post_attention_layernorm.weight", hidden).clone(),
+        mlp_norm=RmsNorm(
+            checkpoint.vector(f"{layer}.post_attention_layernorm.weight", hidden), eps
+        ),
         gate_up=checkpoint.linear(gate_up, hidden, bias=config.mlp_bias),
         down=checkpoint.linear(down, inner, bias=config.mlp_bias),
     )

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quickmatch.engine.linear import Linear
+from quickmatch.engine.norm import RmsNorm
 
 
 @dataclass(slots=True)
 class LayerWeights:
     """One decoder layer."""
 
-    attention_norm: Tensor  # [hidden]
+    attention_norm: RmsNorm
     qkv: Linear  # hidden -> q_size + 2 * kv_size
     qk_norm: Tensor | None  # [num_heads + num_kv_heads, head_dim], one row a head
     o: Linear  # q_size -> hidden
-    mlp_norm: Tensor  # [hidden]
+    mlp_norm: RmsNorm
     gate_up: Linear  # hidden -> 2 * intermediate
     down: Linear  # intermediate -> hidden
 
@@ -30,15 +31,15 @@ class DecoderWeights:
 
     embedding: Tensor  # [vocab, hidden]
     layers: list[LayerWeights]
-    norm: Tensor  # [hidden]
+    norm: RmsNorm
     lm_head: Linear  # hidden -> vocab
 
     @property
     def num_bytes(self) -> int:
         """Bytes that the weights hold in memory."""
-        total = _bytes(self.embedding) + _bytes(self.norm) + self.lm_head.num_bytes
+        total = _bytes(self.embedding) + self.norm.num_bytes + self.lm_head.num_bytes
         for layer in self.layers:
-            total += _bytes(layer.attention_norm) + _bytes(layer.mlp_norm)
+            total += layer.attention_norm.num_bytes + layer.mlp_norm.num_bytes
             total += 0 if layer.qk_norm is None else _bytes(layer.qk_norm)
             linears = (layer.qkv, layer.o, layer.gate_up, layer.down)
             total += sum(linear.num_bytes for linear in linears)
