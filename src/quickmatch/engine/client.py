@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ from quickmatch.engine.wire import (
     Event,
     Generate,
     LoadAdapter,
+    LoadDraft,
     LoadFailed,
     Ready,
+    Remember,
     Shutdown,
     Stats,
     Tokens,
     UnloadAdapter,
+    UnloadDraft,
 )
 
 HEARTBEAT_TIMEOUT_S = 60.0  # a step of a large model's prefill may take long; silence is longer
@@ -179,6 +182,32 @@ class EngineClient:
         command_id = new_id("cmd")
         return await self._ask(command_id, UnloadAdapter(command_id=command_id, adapter=adapter))
 
+    async def load_draft(self, draft: str, path: str | Path, adapter: str = "") -> dict[str, Any]:
+        """Draft with a trained head from the next step on; return the engine's notes on it.
+
+        adapter: version id of the adapter that it was trained for; "": the base model.
+        Raises ModelLoadError with the engine's reason, Unavailable when the engine is gone.
+        """
+        command_id = new_id("cmd")
+        command = LoadDraft(command_id=command_id, draft=draft, path=str(path), adapter=adapter)
+        try:
+            return await self._ask(command_id, command)
+        except ConfigError as error:
+            raise ModelLoadError(error.message) from error
+
+    async def unload_draft(self, adapter: str = "") -> dict[str, Any]:
+        """Forget the head that stands for `adapter`. Raises ConfigError if there is none."""
+        command_id = new_id("cmd")
+        return await self._ask(command_id, UnloadDraft(command_id=command_id, adapter=adapter))
+
+    def remember(
+        self, outputs: Iterable[Sequence[int]], *, tenant: str, adapter: str | None = None
+    ) -> None:
+        """Put past outputs, oldest first, into the suffix index. Returns at once."""
+        self._check_alive()
+        lists = [list(output) for output in outputs]
+        self._channel.send(Remember(tenant=tenant, adapter=adapter, outputs=lists))
+
     async def close(self) -> None:
         """Stop the process: ask, then terminate, then kill. May be called twice."""
         self._is_closing = True
@@ -245,7 +274,9 @@ class EngineClient:
             case LoadFailed(message=message) if not self._ready.done():
                 self._ready.set_exception(ModelLoadError(message))
 
-    async def _ask(self, command_id: str, command: LoadAdapter | UnloadAdapter) -> dict[str, Any]:
+    async def _ask(
+        self, command_id: str, command: LoadAdapter | UnloadAdapter | LoadDraft | UnloadDraft
+    ) -> dict[str, Any]:
         self._check_alive()
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._commands[command_id] = future

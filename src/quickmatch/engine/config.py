@@ -1,9 +1,10 @@
 """Settings of one engine. "auto" values resolve once, when the engine loads, with their reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.speculation.config import SpeculationConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -26,6 +27,7 @@ class EngineConfig:
     max_adapters: int = 32
     max_lora_rank: int = 64
     num_threads: int | None = None  # None: one for a small model on a CPU, else all cores
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     seed: int = 0  # only for requests without a seed
 
     def __post_init__(self) -> None:

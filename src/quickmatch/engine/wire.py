@@ -27,6 +27,8 @@ class Generate(Message, frozen=True, kw_only=True):
     sampling: SamplingParams
     adapter: str | None = None  # adapter version id, "name@3"
     isolation_key: str = ""
+    tenant: str = ""  # drafts learn from past outputs of the same tenant and weights only
+    prediction_token_ids: list[int] = []  # what the caller expects the output to be
 
 
 class Cancel(Message, frozen=True, kw_only=True):
@@ -48,6 +50,33 @@ class UnloadAdapter(Message, frozen=True, kw_only=True):
 
     command_id: str
     adapter: str
+
+
+class LoadDraft(Message, frozen=True, kw_only=True):
+    """Draft with this trained head from the next step on. Answered by CommandDone.
+
+    It takes the place of the one that stood for the same `adapter`, between two steps.
+    """
+
+    command_id: str
+    draft: str  # its version id, "name@3"
+    path: str  # a folder in the EAGLE-3 or the speculators format
+    adapter: str = ""  # adapter version id that it was trained for; "": base, and any without one
+
+
+class UnloadDraft(Message, frozen=True, kw_only=True):
+    """Forget the head that stands for `adapter`. Answered by CommandDone."""
+
+    command_id: str
+    adapter: str = ""
+
+
+class Remember(Message, frozen=True, kw_only=True):
+    """Put past outputs into the suffix index, oldest first. Not answered."""
+
+    tenant: str
+    outputs: list[list[int]]
+    adapter: str | None = None  # adapter version id that wrote them
 
 
 class Shutdown(Message, frozen=True, kw_only=True):
@@ -93,14 +122,48 @@ class Tokens(Message, frozen=True, kw_only=True):
     error: str | None = None  # with finish_reason "error"
     error_code: str | None = None  # "queue_full", "context_length_exceeded", "adapter_not_found"
     queue_s: float = 0.0  # from arrival to first being scheduled; sent with the first tokens
+    num_accepted_prediction_tokens: int = 0  # of these tokens, those that `prediction` foretold
+    num_rejected_prediction_tokens: int = 0  # of its tokens, those that this step refuted
 
 
 class CommandDone(Message, frozen=True, kw_only=True):
-    """Answer to LoadAdapter and UnloadAdapter. `error` is None on success."""
+    """Answer to the commands that load and unload. `error` is None on success."""
 
     command_id: str
     error: str | None = None
     detail: dict[str, Any] = {}
+
+
+class DraftSourceStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One drafter's tokens since the start."""
+
+    num_proposed: int = 0
+    num_accepted: int = 0
+
+
+class SpeculationStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What speculation has done since the start; rates are for the reader to form.
+
+    A verification is one sequence in one step with a draft. Speed-up against plain decoding:
+    plain_s / busy_s, where plain_s is what the same tokens would have taken without drafts, by
+    plain steps measured on this machine between the others.
+    """
+
+    num_verified: int = 0  # verifications
+    num_plain: int = 0  # sequences in a step that decoded one token without a draft
+    num_proposed: int = 0
+    num_accepted: int = 0
+    num_emitted: int = 0  # tokens, bonus tokens included, of verifications and plain decodes
+    busy_s: float = 0.0  # steps that only decoded, drafting included
+    plain_s: float = 0.0
+    draft_s: float = 0.0  # of busy_s, making and choosing drafts
+    sources: dict[str, DraftSourceStats] = {}  # by drafter: prediction, suffix_local, …
+    index_tokens: int = 0
+    index_bytes: int = 0
+    drafts: dict[str, str] = {}  # adapter version id ("": base) -> version id of its head
+    num_swaps: int = 0
+    last_swap_s: float = 0.0  # the pause that the last swap of a head made
+    num_drifts: int = 0  # times that acceptance fell below what calibration foretold
 
 
 class Stats(Message, frozen=True, kw_only=True):
@@ -118,9 +181,12 @@ class Stats(Message, frozen=True, kw_only=True):
     step_s: float  # mean over the last period
     rss_bytes: int
     adapters: list[str] = []
+    speculation: SpeculationStats | None = None  # None: turned off
 
 
-Command = Generate | Cancel | LoadAdapter | UnloadAdapter | Shutdown
+Command = (
+    Generate | Cancel | LoadAdapter | UnloadAdapter | LoadDraft | UnloadDraft | Remember | Shutdown
+)
 Event = Ready | LoadFailed | Tokens | CommandDone | Stats
 
 

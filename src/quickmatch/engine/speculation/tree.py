@@ -54,7 +54,11 @@ class DraftTree:
 
     @classmethod
     def chain(
-        cls, token_ids: Iterable[int], confidences: Iterable[float], source: Source, feature: int = 0
+        cls,
+        token_ids: Iterable[int],
+        confidences: Iterable[float],
+        source: Source,
+        feature: int = 0,
     ) -> "DraftTree":
         """Return a tree without branches."""
         tree = cls()
