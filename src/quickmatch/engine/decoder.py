@@ -9,7 +9,7 @@ A layer: x + attention(norm(x)), then x + mlp(norm(x)). Keys and values of the s
 written to the cache before attention reads it. Knows nothing of sequences or requests.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class StepInputs:
     sample_rows: Tensor | None  # [num_sampled] rows whose logits are wanted; None: every row
     plans: dict[int | None, Any]
     lora: LoraStep | None  # None: no row uses an adapter
+    aux_layers: tuple[int, ...] = ()  # the hidden states entering these layers are wanted
+    aux: list[Tensor] = field(default_factory=list)  # filled by the pass: [num_tokens, hidden] each
 
 
 class Decoder:
@@ -62,6 +64,8 @@ class Decoder:
         hidden = weights.embedding.index_select(0, inputs.token_ids)  # [num_tokens, hidden]
         cos, sin = self._rotary.at(inputs.positions)
         for index, layer in enumerate(weights.layers):
+            if index in inputs.aux_layers:
+                inputs.aux.append(hidden.clone())  # the layer adds to it in place
             hidden = self._attend(index, layer, hidden, cos, sin, inputs)
             hidden = self._mlp(index, layer, hidden, inputs.lora)
         if inputs.sample_rows is not None:

@@ -16,14 +16,19 @@ def make_inputs(
     windows: frozenset[int | None],
     lora: LoraStep | None,
     device: torch.device,
+    aux_layers: tuple[int, ...] = (),
+    wants_all: bool = False,
 ) -> StepInputs:
-    """Collect every whole number of the step, convert them together, and plan the attention."""
+    """Collect every whole number of the step, convert them together, and plan the attention.
+
+    wants_all: logits of every row, sampled or not.
+    """
     packer = IntPacker()
     token_ids = packer.add(batch.token_ids)
     positions = packer.add(batch.positions)
     slots = packer.add(batch.slots)
     sample_rows = [s.start + s.num_tokens - 1 for s in batch.spans if s.sample is not None]
-    samples_all = len(sample_rows) == len(batch.token_ids)
+    samples_all = wants_all or len(sample_rows) == len(batch.token_ids)
     rows = None if samples_all else packer.add(sample_rows)
     # A window that no sequence of this batch has outgrown hides nothing: plan it once, as none.
     longest = max(span.context_len + span.num_tokens for span in batch.spans)
@@ -37,4 +42,5 @@ def make_inputs(
         sample_rows=None if rows is None else rows.tensor,
         plans={window: distinct[effective[window]] for window in windows},
         lora=lora,
+        aux_layers=aux_layers,
     )

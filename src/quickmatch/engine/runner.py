@@ -150,6 +150,28 @@ class ModelRunner:
         )
         return self._decoder.forward(inputs)
 
+    @torch.inference_mode()
+    def features(
+        self, batch: StepBatch, aux_layers: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a head is trained on, for every row of the batch.
+
+        The hidden states entering `aux_layers`, side by side [num_tokens, len(aux_layers) *
+        hidden], and the target's logits [num_tokens, vocab], both in the model's dtype.
+        """
+        inputs = make_inputs(
+            batch,
+            attention=self._attention,
+            windows=self._windows,
+            lora=self._bank.step(batch.spans, len(batch.token_ids)),
+            device=self.device,
+            aux_layers=aux_layers,
+            wants_all=True,
+        )
+        logits = self._decoder.forward(inputs)
+        assert logits is not None
+        return torch.cat(inputs.aux, dim=-1), logits
+
     def warm_up(self) -> None:
         """Run a prefill and a decode, so that the first request finds kernels made.
 
