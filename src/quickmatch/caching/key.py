@@ -3,7 +3,9 @@
 Owns what counts as the same call. In: tenant, the weights' fingerprint (model, version, origin,
 engine settings), endpoint, messages or prompt, all sampling parameters, n, echo, tools, template
 arguments, isolation key. Out: ids, streaming, metadata, the user field, the name that the model
-was asked by. Invariant: two calls with equal keys may be given each other's answer.
+was asked by, and the prediction: a draft is verified token by token, so it changes when an answer
+is there and never what it is; likewise the deployment's speculation is no part of the fingerprint.
+Invariant: two calls with equal keys may be given each other's answer.
 """
 
 import hashlib

@@ -25,6 +25,7 @@ class Call:
     echo: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    prediction: str = ""  # what the caller expects as the answer; makes it faster, never different
     tenant: str = "default"
     isolation_key: str = ""  # calls share cached prefixes only with the same key
     trace_id: str = ""

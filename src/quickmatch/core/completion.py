@@ -47,6 +47,8 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0  # of the completion, those that `prediction` foretold
+    rejected_prediction_tokens: int = 0  # of the prediction, those that the model refuted
 
     @property
     def total_tokens(self) -> int:

@@ -24,6 +24,8 @@ def join(pieces: list[Tokens]) -> Tokens:
         error=last.error,
         error_code=last.error_code,
         queue_s=first.queue_s,
+        num_accepted_prediction_tokens=sum(p.num_accepted_prediction_tokens for p in pieces),
+        num_rejected_prediction_tokens=sum(p.num_rejected_prediction_tokens for p in pieces),
     )
 
 

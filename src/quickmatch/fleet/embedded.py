@@ -32,6 +32,7 @@ from quickmatch.core.shipped import model_source
 from quickmatch.engine.client import EngineClient
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.text.stream import TextStream
 from quickmatch.engine.wire import Generate, Tokens
 from quickmatch.fleet.backend import Target
 from quickmatch.fleet.embedded_text import ModelText, Prompt, check_fits
@@ -52,7 +53,27 @@ class _Tally:
 
     completion_tokens: int = 0
     cached_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
     queue_s: float | None = None
+
+    def add(self, text: TextStream) -> None:
+        """Count a choice that has ended. The prompt is the same for all of them."""
+        self.completion_tokens += text.num_tokens
+        self.accepted_prediction_tokens += text.num_accepted_prediction_tokens
+        self.rejected_prediction_tokens += text.num_rejected_prediction_tokens
+        if text.index == 0:
+            self.cached_tokens = text.num_cached_tokens
+
+    def usage(self, prompt_tokens: int) -> Usage:
+        """Return the whole call's usage."""
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            accepted_prediction_tokens=self.accepted_prediction_tokens,
+            rejected_prediction_tokens=self.rejected_prediction_tokens,
+        )
 
 
 @dataclass(slots=True)
@@ -184,8 +205,7 @@ class EmbeddedBackend:
     ) -> AsyncGenerator[Delta | Usage, None]:
         client, tally = self._client(), _Tally()
         choices = [
-            self._choice(client, call, target, prompt.token_ids, index, tally)
-            for index in range(call.n)
+            self._choice(client, call, target, prompt, index, tally) for index in range(call.n)
         ]
         echoed: set[int] = set()
         async with aclosing(merge(choices)) as items:
@@ -195,25 +215,28 @@ class EmbeddedBackend:
                     echoed.add(index)
                     yield Delta(index, prompt.echo)
                 yield delta
-        yield Usage(len(prompt.token_ids), tally.completion_tokens, tally.cached_tokens)
+        yield tally.usage(len(prompt.token_ids))
 
     async def _choice(
         self,
         client: EngineClient,
         call: Call,
         target: Target,
-        token_ids: list[int],
+        prompt: Prompt,
         index: int,
         tally: _Tally,
     ) -> AsyncGenerator[Delta, None]:
         assert self._text is not None
-        text = self._text.stream(call, token_ids, index)
+        text = self._text.stream(call, prompt.token_ids, index)
         request = Generate(
             request_id=f"{call.id}/{index}/{target.notes.num_retries}",
-            prompt_token_ids=token_ids,
+            prompt_token_ids=prompt.token_ids,
             sampling=choice_sampling(call.sampling, index),
             adapter=target.adapter,
             isolation_key=call.isolation_key,
+            tenant=call.tenant,
+            # What lies beyond the context can never be emitted.
+            prediction_token_ids=prompt.prediction_token_ids[: client.ready.max_model_len],
         )
         async with aclosing(_reached(client, request)) as pieces:
             async for tokens in pieces:
@@ -222,9 +245,7 @@ class EmbeddedBackend:
                 yield text.push(tokens)
                 if text.is_finished:
                     break
-        tally.completion_tokens += text.num_tokens
-        if index == 0:
-            tally.cached_tokens = text.num_cached_tokens
+        tally.add(text)
 
 
 async def _reached(client: EngineClient, request: Generate) -> AsyncGenerator[Tokens, None]:

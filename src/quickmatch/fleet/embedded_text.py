@@ -6,7 +6,7 @@ Invariant: a prompt that passes `check_fits` has room for what the caller asked 
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quickmatch.core.call import Call
@@ -24,6 +24,7 @@ class Prompt:
 
     token_ids: list[int]
     echo: str = ""
+    prediction_token_ids: list[int] = field(default_factory=list)
 
 
 class ModelText:
@@ -44,7 +45,8 @@ class ModelText:
             text = self._template.render(
                 call.messages, tools=call.tools, variables=call.chat_template_kwargs
             )
-            return Prompt(await self._tokenize(text, add_special_tokens=False))
+            token_ids = await self._tokenize(text, add_special_tokens=False)
+            return Prompt(token_ids, prediction_token_ids=await self._prediction(call))
         if isinstance(call.prompt, str):
             token_ids = await self._tokenize(call.prompt, add_special_tokens=True)
             return Prompt(token_ids, call.prompt if call.echo else "")
@@ -56,6 +58,13 @@ class ModelText:
         # A completion goes on with the prompt's text; a chat answer begins anew.
         context = () if call.endpoint == "chat" else token_ids
         return TextStream(self._tokenizer, call.sampling, index=index, context=context)
+
+    async def _prediction(self, call: Call) -> list[int]:
+        # As text that stands by itself: where its tokens differ from the answer's, they are
+        # refuted and cost nothing but speed.
+        if not call.prediction:
+            return []
+        return await self._tokenize(call.prediction, add_special_tokens=False)
 
     async def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         encode = self._tokenizer.encode

@@ -47,6 +47,8 @@ def request_body(call: Call, model: str) -> dict[str, Any]:
         body["n"] = call.n
     if call.endpoint == "chat":
         body["messages"] = list(call.messages)
+        if call.prediction:
+            body["prediction"] = {"type": "content", "content": call.prediction}
         if sampling.logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     else:
@@ -144,9 +146,12 @@ def _logprobs(logprobs: dict[str, Any] | None, call: Call) -> Iterator[TokenLogp
 
 
 def _usage(usage: dict[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or {}
+    prompt_details = usage.get("prompt_tokens_details") or {}
+    details = usage.get("completion_tokens_details") or {}
     return Usage(
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
-        cached_tokens=details.get("cached_tokens") or 0,
+        cached_tokens=prompt_details.get("cached_tokens") or 0,
+        accepted_prediction_tokens=details.get("accepted_prediction_tokens") or 0,
+        rejected_prediction_tokens=details.get("rejected_prediction_tokens") or 0,
     )

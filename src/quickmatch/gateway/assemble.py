@@ -77,5 +77,7 @@ class Assembler:
             prompt_tokens=sum(u.prompt_tokens for u in usages),
             completion_tokens=sum(u.completion_tokens for u in usages),
             cached_tokens=sum(u.cached_tokens for u in usages),
+            accepted_prediction_tokens=sum(u.accepted_prediction_tokens for u in usages),
+            rejected_prediction_tokens=sum(u.rejected_prediction_tokens for u in usages),
         )
         return Completion(choices, total)

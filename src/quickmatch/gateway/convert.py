@@ -183,6 +183,7 @@ def _chat_fields(body: ChatBody) -> dict[str, Any]:
         "messages": tuple(_message(i, message) for i, message in enumerate(body.messages)),
         "tools": tuple(body.tools or ()) if body.tool_choice != "none" else (),
         "chat_template_kwargs": body.chat_template_kwargs or {},
+        "prediction": body.prediction.content if body.prediction else "",
     }
 
 

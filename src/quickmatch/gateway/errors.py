@@ -108,9 +108,9 @@ def explain_invalid(error: ValidationError, body: type[BaseModel]) -> InvalidReq
     # Unions add the tried type's name to the path ("prompt.list[int].0"); callers know fields.
     field = path[0] if path else "body"
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, body.model_fields, n=1)
+        near = difflib.get_close_matches(field, body.model_fields, n=1) if len(path) == 1 else []
         hint = f"did you mean {near[0]!r}?" if near else "remove it"
-        return InvalidRequest(f"unknown field {field!r}; {hint}", param=field)
+        return InvalidRequest(f"unknown field {'.'.join(path)!r}; {hint}", param=field)
     if first["type"] == "missing":
         return InvalidRequest(f"{'.'.join(path)} is missing; it is required", param=field)
     where = ".".join(part for part in path if "[" not in part)

@@ -210,7 +210,8 @@ async def _replay(completion: Completion) -> AsyncGenerator[Delta | Usage, None]
         yield Delta(
             choice.index, choice.text, choice.token_ids, choice.logprobs, choice.finish_reason
         )
-    yield completion.usage
+    # Nothing was drafted this time, and this caller may have sent another prediction, or none.
+    yield replace(completion.usage, accepted_prediction_tokens=0, rejected_prediction_tokens=0)
 
 
 def _cache_word(lookups: list[Lookup]) -> str:

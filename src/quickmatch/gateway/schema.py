@@ -37,6 +37,25 @@ class MessageBody(BaseModel):
     content: str | list[Json] | None = None
 
 
+def _text_of_parts(value: Any) -> Any:
+    """Return a prediction's content as one text: it comes as a text or as a list of text parts."""
+    if not isinstance(value, list):
+        return value
+    texts = [p.get("text") for p in value if isinstance(p, dict) and p.get("type") == "text"]
+    if len(texts) != len(value) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("must be a text or a list of {'type': 'text', 'text': …}")
+    return "".join(texts)
+
+
+class PredictionBody(BaseModel):
+    """What the caller expects the answer to be, say the file that is to be edited."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["content"]
+    content: Annotated[str, BeforeValidator(_text_of_parts)]
+
+
 class CommonBody(BaseModel):
     """Fields of both endpoints."""
 
@@ -91,8 +110,8 @@ class ChatBody(CommonBody):
     response_format: Json | None = None
     chat_template_kwargs: Json | None = None
     modalities: list[str] | None = None
+    prediction: PredictionBody | None = None
     # ---- hints: taken, without an effect here.
-    prediction: Json | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
     service_tier: str | None = None

@@ -28,7 +28,7 @@ CHANGES: dict[str, Any] = {
     "tenant": "other",
     "isolation_key": "mine",
 }
-SAME: dict[str, Any] = {"id": "c2", "model": "tiny#tiny", "trace_id": "t"}
+SAME: dict[str, Any] = {"id": "c2", "model": "tiny#tiny", "trace_id": "t", "prediction": "hi"}
 
 
 def test_every_field_of_a_call_is_decided_on() -> None:

@@ -60,7 +60,10 @@ class FakeBackend:
                     yield self._delta(call, index, number, word)
             for index in range(call.n):
                 yield Delta(index, finish_reason=FinishReason.STOP)
-            yield Usage(7, len(words) * call.n, 3)
+            foretold = call.prediction.split(" ")
+            pairs = [a == b for a, b in zip(words, foretold, strict=False)]
+            counts = (sum(pairs), len(pairs) - sum(pairs)) if call.prediction else (0, 0)
+            yield Usage(7, len(words) * call.n, 3, *counts)
             is_done = True
         finally:
             self.num_open -= 1

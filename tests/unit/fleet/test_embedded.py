@@ -64,6 +64,8 @@ class FakeEngine:
                     logprobs=[[(LETTERS[letter], -0.5), (1, -2.0)]],
                     finish_reason="length" if is_last else None,
                     num_cached_tokens=2 if number == 0 else 0,
+                    num_accepted_prediction_tokens=int(bool(request.prediction_token_ids)),
+                    num_rejected_prediction_tokens=int(request.prediction_token_ids[6:] != []),
                     queue_s=0.25,
                 )
             is_done = True
@@ -148,6 +150,26 @@ async def test_chat_goes_through_the_template(started: Started) -> None:
     chat = started.engines[0].requests[0].prompt_token_ids
     assert chat[0] == 1  # <|im_start|>, as one token
     assert chat.count(2) == 1
+
+
+async def test_a_prediction_reaches_every_choice_and_its_counts_come_back(
+    started: Started,
+) -> None:
+    call = replace(CALL, endpoint="chat", messages=({"role": "user", "content": "a"},), n=2)
+    call = replace(call, prediction="abcdefg", tenant="acme")
+    *_, usage = await started.ask(call)
+    requests = started.engines[0].requests
+    letters = [LETTERS[letter] for letter in "abcdef"]
+    assert [r.prediction_token_ids[:6] for r in requests] == [letters, letters]
+    assert {r.tenant for r in requests} == {"acme"}
+    assert isinstance(usage, Usage)
+    assert (usage.accepted_prediction_tokens, usage.rejected_prediction_tokens) == (12, 12)
+
+
+async def test_a_prediction_longer_than_the_context_is_cut(started: Started) -> None:
+    call = replace(CALL, endpoint="chat", messages=({"role": "user", "content": "a"},))
+    await started.ask(replace(call, prediction="abc" * 100))
+    assert len(started.engines[0].requests[0].prediction_token_ids) == READY.max_model_len
 
 
 async def test_n_choices_have_derived_seeds_and_count_the_prompt_once(started: Started) -> None:

@@ -95,10 +95,11 @@ async def test_a_whole_answer_is_read_too() -> None:
             "prompt_tokens": 3,
             "completion_tokens": 2,
             "prompt_tokens_details": {"cached_tokens": 1},
+            "completion_tokens_details": {"accepted_prediction_tokens": 2},
         },
     }
     items = await ask(Provider(httpx.Response(200, json=answer)))
-    assert items == [Delta(0, "hello", finish_reason=FinishReason.LENGTH), Usage(3, 2, 1)]
+    assert items == [Delta(0, "hello", finish_reason=FinishReason.LENGTH), Usage(3, 2, 1, 2, 0)]
 
 
 async def test_sampling_is_passed_on_where_it_was_asked_for() -> None:
@@ -114,6 +115,12 @@ async def test_sampling_is_passed_on_where_it_was_asked_for() -> None:
                 "n": 2}  # fmt: skip
     assert {name: body[name] for name in expected} == expected
     assert "min_p" not in body
+
+
+async def test_a_prediction_is_passed_on_as_it_is() -> None:
+    provider = Provider(stream_of(WHOLE_STREAM))
+    await ask(provider, replace(CALL, prediction="hello"))
+    assert provider.body()["prediction"] == {"type": "content", "content": "hello"}
 
 
 async def test_completions_and_logprobs() -> None:

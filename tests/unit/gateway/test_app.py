@@ -38,6 +38,10 @@ async def test_chat_answers_as_openai_does(served: Served) -> None:
         "completion_tokens": 3,
         "total_tokens": 10,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert response.headers["x-quickmatch-model-version"] == "tiny@1"
 
@@ -94,6 +98,29 @@ async def test_chat_logprobs(served: Served) -> None:
     assert first["token"] == "tiny@1"
     assert first["bytes"] == list(b"tiny@1")
     assert [t["token"] for t in first["top_logprobs"]] == ["t0", "t1"]
+
+
+async def test_a_prediction_is_counted_whole_and_streamed_but_not_on_a_hit(served: Served) -> None:
+    def counts(usage: dict[str, Any]) -> list[int]:
+        return list(usage["completion_tokens_details"].values())
+
+    prediction = {"type": "content", "content": "tiny@1 says: jello"}
+    fresh = {"prediction": prediction, "headers": {"cache-control": "no-store"}}
+    whole = await served.chat(**fresh)
+    streamed = await served.chat(**fresh, stream=True, stream_options={"include_usage": True})
+    assert counts(whole.json()["usage"]) == counts(events(streamed.text)[-2]["usage"]) == [2, 1]
+    assert whole.json()["choices"][0]["message"]["content"] == ANSWER
+
+    await served.chat(prediction=prediction)
+    hit = await served.chat()  # another prediction, or none: the same answer, so the same entry
+    assert hit.headers["x-quickmatch-cache"] == "hit"
+    assert counts(hit.json()["usage"]) == [0, 0]
+
+
+async def test_a_misshapen_prediction_is_refused_by_name(served: Served) -> None:
+    response = await served.chat(prediction={"type": "contents", "content": "x"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prediction"
 
 
 async def test_second_call_is_a_hit_also_as_a_stream(served: Served) -> None:

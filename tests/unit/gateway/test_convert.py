@@ -114,6 +114,37 @@ def test_tools_and_template_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("def f():", "def f():"),
+        ([{"type": "text", "text": "def "}, {"type": "text", "text": "f():"}], "def f():"),
+        ([], ""),
+    ],
+)
+def test_a_prediction_is_one_text(content: Any, expected: str) -> None:
+    request = chat(prediction={"type": "content", "content": content}, n=2)
+    assert request.calls[0].prediction == expected
+    assert chat(prediction=None).calls[0].prediction == ""
+
+
+@pytest.mark.parametrize(
+    ("prediction", "words"),
+    [
+        ("x", "prediction"),
+        ({"type": "text", "content": "x"}, "prediction.type: .*'content'"),
+        ({"type": "content"}, "prediction.content is missing"),
+        ({"type": "content", "content": 5}, "prediction.content"),
+        ({"type": "content", "content": [{"type": "image_url"}]}, "list of {'type': 'text'"),
+        ({"type": "content", "content": "x", "size": 1}, "unknown field 'prediction.size'"),
+    ],
+)
+def test_a_misshapen_prediction_is_refused(prediction: Any, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words) as refusal:
+        chat(prediction=prediction)
+    assert refusal.value.param == "prediction"
+
+
+@pytest.mark.parametrize(
     ("header", "policy"),
     [
         ("", CachePolicy()),

@@ -41,6 +41,8 @@ class TextStream:
         self.index = index
         self.num_tokens = 0  # completion tokens so far, the one that completed a stop included
         self.num_cached_tokens = 0
+        self.num_accepted_prediction_tokens = 0
+        self.num_rejected_prediction_tokens = 0
         self.is_finished = False
         self._tokenizer = tokenizer
         self._detokenizer = make_detokenizer(tokenizer, context)
@@ -64,6 +66,10 @@ class TextStream:
             pieces.append(self._stop.push(self._detokenizer.flush()))
             pieces.append(self._stop.flush())
         self.num_tokens += num_taken
+        # What a stop string cuts off was drafted in vain: at most the tokens taken were foretold.
+        num_accepted = min(tokens.num_accepted_prediction_tokens, num_taken)
+        self.num_accepted_prediction_tokens += num_accepted
+        self.num_rejected_prediction_tokens += tokens.num_rejected_prediction_tokens
         reason = self._finish_reason(tokens)
         self.is_finished = reason is not None
         return Delta(

@@ -36,6 +36,19 @@ def test_the_token_that_ends_it_counts_and_has_no_text(tokenizer: Tokenizer) -> 
     assert stream.num_tokens == len(ids) + 1
 
 
+def test_prediction_counts_add_up_and_a_stop_string_bounds_them(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("the quick brown fox", add_special_tokens=False)
+    counts: Any = {"num_accepted_prediction_tokens": len(ids), "num_rejected_prediction_tokens": 3}
+    stream = TextStream(tokenizer, SamplingParams())
+    stream.push(tokens(*ids, **counts))
+    stream.push(tokens(*ids, **counts, finish_reason="length"))
+    assert stream.num_accepted_prediction_tokens == 2 * len(ids)
+    assert stream.num_rejected_prediction_tokens == 6
+    stopped = TextStream(tokenizer, SamplingParams(stop=("the",)))
+    delta = stopped.push(tokens(*ids, **counts))
+    assert stopped.num_accepted_prediction_tokens == len(delta.token_ids) < len(ids)
+
+
 def test_a_stop_string_ends_it_before_the_engine_does(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("the quick brown fox", add_special_tokens=False)
     stream = TextStream(tokenizer, SamplingParams(stop=("ck b",)))
