@@ -6,9 +6,12 @@ what it wants (a deployment's desired adapters), the fleet reads that, acts, and
 """
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from quickmatch.store.adaptation import Adaptation
 
 Json = dict[str, Any]
 
@@ -31,6 +34,7 @@ class ModelKind(StrEnum):
     BASE = "base"  # a Hugging Face folder
     ADAPTER = "adapter"  # a PEFT folder, to be used with `base_model`
     REMOTE = "remote"  # another provider's, by URL
+    DRAFT = "draft"  # a trained head that drafts for `base_model`, with `adapter` if one is named
 
 
 class Model(Document):
@@ -42,7 +46,8 @@ class Model(Document):
     model_kind: ModelKind
     version: int = 1
     path: str = ""  # folder of the current version (base: folder or hub id)
-    base_model: str = ""  # adapter: name of the model that it was trained on
+    base_model: str = ""  # adapter, draft: name of the model that it was trained on
+    adapter: str = ""  # draft: name of the adapter whose answers it foretells; "": the base's own
     base_path: str = ""  # adapter: that model's folder, to tell two of the same name apart
     remote_url: str = ""  # remote: OpenAI-compatible base URL, ending in /v1
     remote_model: str = ""  # remote: the name there
@@ -55,6 +60,10 @@ class Model(Document):
     def version_id(self) -> str:
         """Return what caches and traces are keyed by: `name@version`."""
         return f"{self.id}@{self.version}"
+
+    def path_of(self, version: int) -> str:
+        """Return the folder of a version: an older one lies beside the current."""
+        return self.path if version == self.version else str(Path(self.path).parent / str(version))
 
 
 class Dataset(Document):
@@ -109,13 +118,17 @@ class Job(Document):
     kind: ClassVar[str] = "job"
     indexed: ClassVar[tuple[str, ...]] = ("job_type", "state", "output_model")
 
-    job_type: Literal["sft"] = "sft"
+    job_type: Literal["sft", "draft"] = "sft"
     state: JobState = JobState.CREATED
     base_model: str
-    dataset: str
+    adapter: str = ""  # draft: whose answers are learnt; "": the base model's
+    dataset: str = ""  # a draft job may learn from `file` or `trace_filter` instead
+    file: str = ""  # draft: name of the JSONL file whose rows are a copy in `data_path`
+    trace_filter: Json | None = None  # draft: recorded calls that match
+    data_path: str = ""  # draft: folder of what was collected for it, while that exists
     evaluation_dataset: str = ""
     output_model: str
-    settings: Json = Field(default_factory=dict)  # SftSettings of tuning, as JSON
+    settings: Json = Field(default_factory=dict)  # SftSettings or DraftSettings of tuning
     progress: Progress = Field(default_factory=Progress)
     error: str = ""  # why it FAILED, with the remedy
     pid: int = 0
@@ -141,6 +154,25 @@ class JobStep(Document):
     tokens_per_s: float | None = None
 
 
+class AuditRecord(Document):
+    """One thing that was done and has to be answered for. `id` is `number` in ten digits.
+
+    Records are a chain: each holds the hash of the one before, so that none can be changed, put in
+    or taken out of the middle unseen. Written and checked by observe/audit.
+    """
+
+    kind: ClassVar[str] = "audit_record"
+    indexed: ClassVar[tuple[str, ...]] = ("action", "subject")
+
+    number: int  # from 1, without gaps
+    actor: str  # "job JOB_ID", "user NAME"
+    action: str  # "draft-data-deleted"
+    subject: str  # id of what it was done to
+    detail: Json = Field(default_factory=dict)
+    previous: str  # hash of record number - 1; of the first: zeros
+    hash: str  # SHA-256 of all fields above
+
+
 class DeploymentState(StrEnum):
     """States of a deployment, written by the fleet."""
 
@@ -164,6 +196,20 @@ class AdapterStatus(BaseModel):
     load_s: float | None = None
 
 
+class DraftStatus(BaseModel):
+    """What the fleet made of one desired head."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    draft: str  # "name@version"
+    adapter: str = ""  # version id of the adapter that it drafts for, "" for the base model
+    state: Literal["LOADING", "READY", "FAILED"]
+    error: str = ""
+    ready_at: float | None = None
+    load_s: float | None = None
+    swap_s: float | None = None  # the pause between two steps that the swap made
+
+
 class Deployment(Document):
     """A model being served. `id` is its name, by default its model's."""
 
@@ -176,15 +222,19 @@ class Deployment(Document):
     adapters: dict[str, int] = Field(default_factory=dict)  # adapter name -> version to serve
     trace: bool = False  # record calls without their asking
     engine: Json = Field(default_factory=dict)  # EngineConfig values that differ from defaults
+    speculation: Json = Field(default_factory=dict)  # SpeculationSettings values that were set
+    drafts: dict[str, str] = Field(default_factory=dict)  # adapter name, "": base -> "head@version"
     # actual: written by the fleet
     state: DeploymentState = DeploymentState.PENDING
     error: str = ""
     adapter_status: dict[str, AdapterStatus] = Field(default_factory=dict)
+    draft_status: dict[str, DraftStatus] = Field(default_factory=dict)  # by adapter name, "": base
     server_pid: int = 0
     url: str = ""  # of the gateway that serves it, ending in /v1
     ready_at: float | None = None
     engine_info: Json = Field(default_factory=dict)  # wire.Ready, and the last wire.Stats
     num_restarts: int = 0
+    adaptation: Adaptation = Field(default_factory=Adaptation)  # written by the adaptation loop
 
 
 class Timings(BaseModel):
@@ -240,6 +290,7 @@ DOCUMENT_KINDS: tuple[type[Document], ...] = (
     Dataset,
     Job,
     JobStep,
+    AuditRecord,
     Deployment,
     Trace,
     CacheEntry,
