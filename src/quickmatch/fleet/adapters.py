@@ -7,7 +7,6 @@ Invariant: what is in `entry.adapters` is loaded; what is being unloaded has no 
 
 import asyncio
 import logging
-from pathlib import Path
 
 from quickmatch.core.clock import monotonic, wall
 from quickmatch.core.errors import ModelLoadError, NotFound, QuickmatchError, Unavailable
@@ -81,7 +80,7 @@ class AdapterLoader:
         began = monotonic()
         try:
             model = await asyncio.to_thread(self._checked_model, name, version)
-            await self._backend.load_adapter(version_id, self._path(model, version))
+            await self._backend.load_adapter(version_id, model.path_of(version))
         except Unavailable:
             raise
         except QuickmatchError as error:
@@ -138,11 +137,6 @@ class AdapterLoader:
                 f"adapter {name!r} has no version {version}; the newest is {model.version}"
             )
         return model
-
-    def _path(self, model: Model, version: int) -> str:
-        if version == model.version:
-            return model.path
-        return str(Path(model.path).parent / str(version))  # models/NAME/VERSION/
 
     def _weights(self, model: Model, version: int) -> Weights:
         version_id = f"{model.id}@{version}"

@@ -54,6 +54,7 @@ def claim(store: Store, name: str, url: str) -> Deployment | None:
         document.state = DeploymentState.STARTING
         document.error = ""
         document.adapter_status = {}
+        document.draft_status = {}
         document.engine_info = {"server_started_at": process_started_at(os.getpid())}
 
     try:
@@ -74,6 +75,7 @@ def release(store: Store, name: str, state: DeploymentState, error: str = "") ->
         document.url = ""
         document.ready_at = None
         document.adapter_status = {}
+        document.draft_status = {}
         document.engine_info = {}
 
     try:
