@@ -56,7 +56,13 @@ class ChatRow:
     @property
     def prompt(self) -> list[Json]:
         """The messages up to the last answer, as they are sent to a model."""
-        return [{k: v for k, v in m.items() if k != "weight"} for m in self.messages[:-1]]
+        asked = self.messages[:-1] if self.has_answer else self.messages
+        return [{k: v for k, v in m.items() if k != "weight"} for m in asked]
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether the last message is an answer; otherwise the row is a prompt alone."""
+        return bool(self.messages[-1]["role"] == "assistant")
 
     @property
     def answer(self) -> str:
@@ -68,9 +74,12 @@ class _WrongError(Exception):
     """Why a row is refused; the reader adds file and line."""
 
 
-def read_chat_rows(path: Path, *, shown_as: str = "") -> Iterator[ChatRow]:
+def read_chat_rows(
+    path: Path, *, shown_as: str = "", prompts_too: bool = False
+) -> Iterator[ChatRow]:
     """Yield the rows of a JSONL file; blank lines are skipped.
 
+    prompts_too: a row may also end before the answer, for a model to write it.
     Raises DatasetError "FILE line N: reason" at the first wrong line, or if there is no row.
     """
     name, num_rows = shown_as or str(path), 0
@@ -80,7 +89,7 @@ def read_chat_rows(path: Path, *, shown_as: str = "") -> Iterator[ChatRow]:
                 if not line.strip():
                     continue
                 try:
-                    yield parse_line(line)
+                    yield parse_line(line, prompts_too=prompts_too)
                 except _WrongError as wrong:
                     raise DatasetError(f"{name} line {number}: {wrong}") from None
                 num_rows += 1
@@ -90,7 +99,7 @@ def read_chat_rows(path: Path, *, shown_as: str = "") -> Iterator[ChatRow]:
         raise DatasetError(f"{name} holds no rows; write one JSON object a line")
 
 
-def parse_line(line: bytes) -> ChatRow:
+def parse_line(line: bytes, *, prompts_too: bool = False) -> ChatRow:
     """Return the row of one line of a file."""
     try:
         text = line.decode("utf-8-sig").rstrip()
@@ -102,7 +111,7 @@ def parse_line(line: bytes) -> ChatRow:
         raise _WrongError(f"not JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise _WrongError("nested too deep to be read as JSON") from None
-    return _row(value)
+    return _row(value, prompts_too)
 
 
 def row_from_json(value: Any, *, shown_as: str) -> ChatRow:
@@ -113,7 +122,7 @@ def row_from_json(value: Any, *, shown_as: str) -> ChatRow:
         raise DatasetError(f"{shown_as}: {wrong}") from None
 
 
-def _row(value: Any) -> ChatRow:
+def _row(value: Any, prompts_too: bool = False) -> ChatRow:
     if not isinstance(value, dict):
         raise _WrongError(f"a row is a JSON object, this is {_kind(value)}")
     _check_keys(value, _ROW_KEYS, "row", "; put your own fields into 'metadata'")
@@ -121,6 +130,10 @@ def _row(value: Any) -> ChatRow:
     if not isinstance(messages, list) or not messages:
         raise _WrongError(f"'messages' must be a list of messages, not {_kind(messages)}")
     parsed = tuple(_message(m, n) for n, m in enumerate(messages, start=1))
+    if prompts_too and parsed[-1]["role"] in ("user", "tool"):
+        return ChatRow(
+            parsed, _tools(value.get("tools")), metadata=_metadata(value.get("metadata"))
+        )
     if parsed[-1]["role"] != "assistant":
         raise _WrongError(
             f"the last message's role is {parsed[-1]['role']!r}; it must be 'assistant', "

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: create, start, watch, cancel, resume, delete. Loads no torch.
+"""Background jobs: create, start, watch, cancel, resume, delete. Loads no torch.
 
 Owns the states of jobs, seen from outside their process (`job_process` is the inside).
 
@@ -18,13 +18,15 @@ from pathlib import Path
 
 from quickmatch.core.clock import wall
 from quickmatch.core.errors import ConfigError, Conflict
-from quickmatch.core.ids import check_name, new_id
+from quickmatch.core.ids import new_id
 from quickmatch.core.settings import Home
-from quickmatch.core.shipped import model_source
 from quickmatch.store.documents import Dataset, Job, JobState, JobStep, Model, ModelKind
 from quickmatch.store.protocol import Store, require
-from quickmatch.tuning import processes
+from quickmatch.tuning import draft_data, processes
 from quickmatch.tuning.datasets import verify
+from quickmatch.tuning.draft_jobs import create_draft as create_draft
+from quickmatch.tuning.draft_jobs import user
+from quickmatch.tuning.job_checks import check_base, check_output
 from quickmatch.tuning.settings import SftSettings
 
 _ACTIVE = (JobState.RUNNING, JobState.CANCELLING)
@@ -50,7 +52,6 @@ def create_sft(
     chosen = settings or SftSettings.parse({})
     base = _base(store, base_model, chosen.warm_start_from)
     _check_data(store, dataset, evaluation_dataset, chosen)
-    _check_output(store, output_model, base)
     job = Job(
         id=new_id("sftj"),
         created_at=wall(),
@@ -60,6 +61,7 @@ def create_sft(
         output_model=output_model,
         settings=chosen.model_dump(mode="json"),
     )
+    check_output(store, job)
     store.insert(job)
     return job
 
@@ -77,7 +79,12 @@ def resume(store: Store, home: Home, job_id: str) -> Job:
     """
     refresh(store)
     job = require(store, Job, job_id)
-    _check_output(store, job.output_model, require(store, Model, job.base_model), job_id)
+    check_output(store, job)
+    if job.file and not job.data_path:
+        raise Conflict(
+            f"job {job_id} has ended and the rows that it copied from {job.file} are deleted; "
+            "create the job again"
+        )
     return _launch(store, home, job_id, _RESUMABLE, "resumed")
 
 
@@ -96,11 +103,17 @@ def cancel(store: Store, job_id: str) -> Job:
         if job.state == JobState.CANCELLED:
             job.finished_at = wall()
 
-    return store.update(Job, job_id, change)
+    job = store.update(Job, job_id, change)
+    if job.state == JobState.CANCELLED:
+        draft_data.sweep(store)
+    return job
 
 
 def refresh(store: Store) -> list[Job]:
-    """Set jobs whose process is gone to INTERRUPTED (or CANCELLED, if asked); return them."""
+    """Set jobs whose process is gone to INTERRUPTED (or CANCELLED, if asked); return them.
+
+    Data that jobs ended without deleting is deleted.
+    """
     lost = []
     for job in store.find(Job, {"state": {"$in": [s.value for s in _ACTIVE]}}):
         if not _is_lost(job):
@@ -115,6 +128,7 @@ def refresh(store: Store) -> list[Job]:
             job.finished_at = wall()
 
         lost.append(store.update(Job, job.id, change))
+    draft_data.sweep(store)
     return lost
 
 
@@ -138,11 +152,12 @@ def wait(store: Store, job_id: str, *, poll_s: float = 0.25) -> Job:
 
 
 def delete(store: Store, home: Home, job_id: str) -> None:
-    """Delete an ended job, its steps, log and checkpoint; the model that it made stays."""
+    """Delete an ended job, its steps, log, checkpoint and data; the model that it made stays."""
     refresh(store)
     job = require(store, Job, job_id)
     if not job.state.is_final and job.state != JobState.INTERRUPTED:
         raise Conflict(f"job {job_id} is {job.state}; cancel it first")
+    draft_data.forget(store, job, actor=user())
     store.delete_many(JobStep, {"job": job_id})
     store.delete(Job, job_id)
     shutil.rmtree(job_folder(home, job_id), ignore_errors=True)
@@ -211,18 +226,7 @@ def _base(store: Store, name: str, warm_start_from: str) -> Model:
         name = adapter.base_model
     if not name:
         raise ConfigError("no base model given; pass base_model or warm_start_from")
-    base = require(store, Model, name)
-    if base.model_kind == ModelKind.ADAPTER:
-        raise ConfigError(f"{name!r} is an adapter, not a base model; use warm_start_from for it")
-    if base.model_kind == ModelKind.REMOTE:
-        raise ConfigError(f"{name!r} is served by a remote provider; its weights are not here")
-    folder = Path(model_source(base.path))
-    if folder.is_absolute() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"base model {name!r}: {folder} holds no config.json; restore the folder or "
-            "register the model again"
-        )
-    return base
+    return check_base(store, name)
 
 
 def _check_data(store: Store, dataset: str, evaluation: str, settings: SftSettings) -> None:
@@ -235,18 +239,3 @@ def _check_data(store: Store, dataset: str, evaluation: str, settings: SftSettin
         raise ConfigError(f"evaluation_dataset is the training dataset {dataset!r}; split it first")
     if settings.early_stop and not (evaluation or settings.eval_auto_carveout):
         raise ConfigError("early_stop needs an evaluation_dataset or eval_auto_carveout")
-
-
-def _check_output(store: Store, name: str, base: Model, job_id: str = "") -> None:
-    check_name(name, "output model")
-    model = store.get(Model, name)
-    if model is not None and (model.model_kind, model.base_model) != (ModelKind.ADAPTER, base.id):
-        raise Conflict(
-            f"output model {name!r} exists and is no adapter of {base.id!r}; choose another name"
-        )
-    busy = [JobState.CREATED.value, *(s.value for s in _ACTIVE)]
-    for other in store.find(Job, {"output_model": name, "state": {"$in": busy}}):
-        if other.id != job_id:
-            raise Conflict(
-                f"job {other.id} ({other.state}) will write {name!r} too; cancel it or wait"
-            )

@@ -5,11 +5,32 @@ and the data, and logs the value with its reason.
 """
 
 import difflib
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quickmatch.core.errors import ConfigError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse_settings(kind: type[S], values: dict[str, Any]) -> S:
+    """Return checked settings of a kind of job.
+
+    Raises ConfigError that names the field and its bounds, or the nearest name of an unknown one.
+    """
+    for key in values:
+        if key not in kind.model_fields:
+            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)[0]
+            raise ConfigError(f"unknown setting {key!r}; did you mean {near!r}?", param=key)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ConfigError(
+            f"{name} is {first.get('input')!r}: {first['msg'].lower()}", param=name
+        ) from None
 
 
 class SftSettings(BaseModel):
@@ -43,18 +64,7 @@ class SftSettings(BaseModel):
     @classmethod
     def parse(cls, values: dict[str, Any]) -> "SftSettings":
         """Return checked settings. Raises ConfigError that names the field and its bounds."""
-        for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.0)[0]
-                raise ConfigError(f"unknown setting {key!r}; did you mean {near!r}?", param=key)
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            raise ConfigError(
-                f"{name} is {first.get('input')!r}: {first['msg'].lower()}", param=name
-            ) from None
+        return parse_settings(cls, values)
 
     @property
     def alpha(self) -> float:
