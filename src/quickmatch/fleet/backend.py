@@ -6,7 +6,7 @@ Invariant of `stream`: for each choice, deltas in order, the last with a finish 
 Usage, the last item of all. Closing the iterator early stops the work behind it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +54,24 @@ class Backend(Protocol):
 
     async def unload_adapter(self, adapter: str) -> None:
         """Forget an adapter."""
+
+    async def load_draft(self, draft: str, path: str, adapter: str) -> dict[str, Any]:
+        """Draft with a trained head, in place of the one that stood for the same `adapter`.
+
+        draft: its version id. adapter: version id of the adapter whose answers it foretells, ""
+        for the base model's. Returns notes, `swap_s` among them. Raises ConfigError where this
+        backend cannot, ModelLoadError where this head cannot.
+        """
+
+    async def unload_draft(self, adapter: str) -> None:
+        """Forget the head that stands for `adapter`. Raises ConfigError if there is none."""
+
+    @property
+    def max_remembered_tokens(self) -> int:
+        """How many tokens of past answers it can draft from; 0: it does not."""
+
+    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+        """Draft from past answers of these weights to this tenant, oldest first."""
 
     async def died(self) -> str:
         """Return, once the backend has gone down by itself, why. Waits for ever otherwise."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quickmatch.core.clock import monotonic
+from quickmatch.core.speculation_settings import engine_part
 from quickmatch.fleet.backend import Backend
 from quickmatch.fleet.keeper import Keeper, KeeperSettings
 from quickmatch.fleet.ownership import claim, is_free, mark_stopped, release
@@ -38,7 +39,7 @@ class ReconcilerSettings:
 class _Kept:
     keeper: Keeper
     task: asyncio.Task[None]
-    spec: tuple[str, str]  # what the keeper was started for: model and engine settings
+    spec: tuple[str, str, str]  # what the keeper was started for: model and engine's settings
 
     def is_asked_again(self, document: Deployment) -> bool:
         """Whether it failed for good and someone has put it back to PENDING since."""
@@ -147,5 +148,6 @@ class Deployments:
         await asyncio.to_thread(release, self._store, name, state)
 
 
-def _spec(document: Deployment) -> tuple[str, str]:
-    return document.model, repr(sorted(document.engine.items()))
+def _spec(document: Deployment) -> tuple[str, str, str]:
+    speculation = engine_part(document.speculation)
+    return document.model, repr(sorted(document.engine.items())), repr(sorted(speculation.items()))

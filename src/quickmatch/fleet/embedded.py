@@ -8,11 +8,10 @@ begun fails with Unavailable and is never silently continued by another process.
 """
 
 import asyncio
-import difflib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,15 @@ import msgspec
 
 from quickmatch.core.call import Call
 from quickmatch.core.completion import Delta, Usage
-from quickmatch.core.errors import (
-    ConfigError,
-    ModelLoadError,
-    QuickmatchError,
-    Unavailable,
-)
-from quickmatch.core.sampling import SamplingParams
+from quickmatch.core.errors import ModelLoadError, QuickmatchError, Unavailable
 from quickmatch.core.settings import Home
-from quickmatch.core.shipped import model_source
 from quickmatch.engine.client import EngineClient
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.text.stream import TextStream
 from quickmatch.engine.wire import Generate, Tokens
 from quickmatch.fleet.backend import Target
+from quickmatch.fleet.embedded_config import choice_sampling, engine_config
 from quickmatch.fleet.embedded_text import ModelText, Prompt, check_fits
 from quickmatch.fleet.merge import merge
 from quickmatch.store.documents import Deployment, Model
@@ -100,9 +93,15 @@ class EmbeddedBackend:
         self._is_closed = False
 
     @classmethod
-    def for_deployment(cls, deployment: Deployment, model: Model, home: Home) -> "EmbeddedBackend":
-        """Return the backend that a deployment's document describes. Raises ConfigError."""
-        return cls(engine_config(model, deployment.engine), home.run)
+    def for_deployment(
+        cls, deployment: Deployment, model: Model, home: Home, *, draft_model: Model | None = None
+    ) -> "EmbeddedBackend":
+        """Return the backend that a deployment's document describes. Raises ConfigError.
+
+        draft_model: the model that its speculation settings name, if they name one.
+        """
+        settings = deployment.engine, deployment.speculation
+        return cls(engine_config(model, *settings, draft_model=draft_model), home.run)
 
     @property
     def is_ready(self) -> bool:
@@ -115,15 +114,19 @@ class EmbeddedBackend:
         if self._life is None:
             return {}
         client = self._life.client
-        stats = {} if client.stats is None else msgspec.structs.asdict(client.stats)
-        return {**msgspec.structs.asdict(client.ready), "stats": stats}
+        stats = {} if client.stats is None else _plain(client.stats)
+        return {**_plain(client.ready), "stats": stats}
 
     async def start(self) -> None:
         """Start the engine and load the adapters that it had. Raises ModelLoadError."""
         folder = await asyncio.to_thread(resolve_model, self._config.model)
         if self._text is None:
             self._text = await asyncio.to_thread(ModelText.from_folder, folder)
-        config = replace(self._config, model=str(folder))
+        speculation = self._config.speculation
+        if speculation.draft_model:
+            draft = await asyncio.to_thread(resolve_model, speculation.draft_model)
+            speculation = replace(speculation, draft_model=str(draft))
+        config = replace(self._config, model=str(folder), speculation=speculation)
         client = await self._start_engine(config, self._run_dir, on_exit=self._exited)
         self._life = _Life(client)
         for adapter, path in list(self._adapters.items()):
@@ -162,6 +165,27 @@ class EmbeddedBackend:
         """Forget an adapter."""
         self._adapters.pop(adapter, None)
         await self._client().unload_adapter(adapter)
+
+    async def load_draft(self, draft: str, path: str, adapter: str) -> dict[str, Any]:
+        """Draft with a trained head from the next step on; its keeper brings it back."""
+        return await self._client().load_draft(draft, path, adapter)
+
+    async def unload_draft(self, adapter: str) -> None:
+        """Forget the head that stands for `adapter`."""
+        await self._client().unload_draft(adapter)
+
+    @property
+    def max_remembered_tokens(self) -> int:
+        """What the suffix index holds at most."""
+        speculation = self._config.speculation
+        return speculation.suffix_max_tokens if "suffix" in speculation.drafters else 0
+
+    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+        """Put past answers, oldest first, into the suffix index."""
+        if self._text is None:
+            raise Unavailable("the engine is not loaded yet; try again in a moment")
+        outputs = await asyncio.to_thread(self._text.encode_answers, texts)
+        self._client().remember(outputs, tenant=tenant, adapter=adapter)
 
     async def died(self) -> str:
         """Return, once the engine process has ended by itself, why."""
@@ -261,26 +285,8 @@ async def _reached(client: EngineClient, request: Generate) -> AsyncGenerator[To
         raise Unavailable("the engine cannot be reached; try again in a moment") from error
 
 
-def engine_config(model: Model, settings: dict[str, Any]) -> EngineConfig:
-    """Return a deployment's engine settings. Raises ConfigError with the nearest known name."""
-    known = [f.name for f in fields(EngineConfig) if f.name != "model"]
-    for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"unknown engine setting {name!r}; {hint}")
-    try:
-        return msgspec.convert({"model": model_source(model.path), **settings}, EngineConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"engine settings: {error}") from error
-
-
-def choice_sampling(sampling: SamplingParams, index: int) -> SamplingParams:
-    """Return the sampling of one choice: the first has the caller's seed, others derived ones."""
-    seed = sampling.seed
-    if seed is not None and index:
-        # One step of a splitmix generator: far from the seeds that a caller would use next.
-        mixed = (seed + index * 0x9E3779B97F4A7C15) & (1 << 64) - 1
-        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & (1 << 64) - 1
-        seed = mixed >> 1
-    return replace(sampling, seed=seed, stop=())
+def _plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """Return a message as dicts, lists and numbers all the way down, without its tag."""
+    values: dict[str, Any] = msgspec.to_builtins(struct)
+    values.pop("type", None)
+    return values

@@ -6,6 +6,7 @@ Invariant: a prompt that passes `check_fits` has room for what the caller asked 
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,10 @@ class ModelText:
         # A completion goes on with the prompt's text; a chat answer begins anew.
         context = () if call.endpoint == "chat" else token_ids
         return TextStream(self._tokenizer, call.sampling, index=index, context=context)
+
+    def encode_answers(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return past answers as token ids, near enough to those that were emitted."""
+        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
     async def _prediction(self, call: Call) -> list[int]:
         # As text that stands by itself: where its tokens differ from the answer's, they are

@@ -56,7 +56,7 @@ class Fleet:
         self._router = Router(self._entries)
         self._deployments = Deployments(
             store,
-            make_backend or default_factory(home),
+            make_backend or default_factory(home, store),
             self._entries,
             self.metrics,
             url=url,
@@ -105,7 +105,7 @@ class Fleet:
         await self._deployments.close()
 
 
-def default_factory(home: Home) -> Callable[[Deployment, Model], Backend]:
+def default_factory(home: Home, store: Store) -> Callable[[Deployment, Model], Backend]:
     """Return the factory of real backends."""
 
     def make(deployment: Deployment, model: Model) -> Backend:
@@ -114,7 +114,9 @@ def default_factory(home: Home) -> Callable[[Deployment, Model], Backend]:
         # Here and not above: the embedded backend is the only way to the engine package.
         from quickmatch.fleet.embedded import EmbeddedBackend
 
-        return EmbeddedBackend.for_deployment(deployment, model, home)
+        source = deployment.speculation.get("draft_model")
+        draft = store.get(Model, source) if isinstance(source, str) and source else None
+        return EmbeddedBackend.for_deployment(deployment, model, home, draft_model=draft)
 
     return make
 

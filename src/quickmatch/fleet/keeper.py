@@ -16,6 +16,8 @@ from quickmatch.core.clock import monotonic, wall
 from quickmatch.core.errors import ConfigError, NotFound, QuickmatchError, Unavailable
 from quickmatch.fleet.adapters import AdapterLoader
 from quickmatch.fleet.backend import Backend
+from quickmatch.fleet.drafts import DraftLoader
+from quickmatch.fleet.recall import Recall
 from quickmatch.fleet.router import Entry, Weights
 from quickmatch.observe.metrics import Metrics
 from quickmatch.store.documents import Deployment, DeploymentState, Model
@@ -55,12 +57,15 @@ class Keeper:
         self._changed = asyncio.Event()
         self._base: Weights | None = None
         self._loader: AdapterLoader | None = None
+        self._drafts: DraftLoader | None = None
         self._info: dict[str, object] = {}
 
     def want(self, document: Deployment) -> None:
         """Take the newest desired state."""
-        is_retry = self._loader is not None and self._loader.forget_failures(document)
-        if is_retry or document.adapters != self._wanted.adapters:
+        loaders = [loader for loader in (self._loader, self._drafts) if loader is not None]
+        retries = [loader.forget_failures(document) for loader in loaders]
+        wanted = self._wanted.adapters, self._wanted.drafts
+        if any(retries) or (document.adapters, document.drafts) != wanted:
             self._changed.set()
         self._entry.trace = document.trace
         self._wanted = document
@@ -75,17 +80,22 @@ class Keeper:
             await self._write_state(DeploymentState.FAILED, error.message)
             return
         loader = self._loader = AdapterLoader(self._store, name, model, backend, self._entry)
+        drafts = self._drafts = DraftLoader(self._store, name, model, backend, self._entry)
+        recall = Recall(self._store, name, backend, self._entry)
         self._entry.backend = backend
         self._base = _base_weights(model, self._wanted)
         try:
             if await self._start(backend, DeploymentState.STARTING):
-                await self._keep(backend, loader)
+                await self._keep(backend, loader, drafts, recall)
         finally:
             self._entry.base = None
+            await recall.close()
             await loader.close()
             await backend.close()
 
-    async def _keep(self, backend: Backend, loader: AdapterLoader) -> None:
+    async def _keep(
+        self, backend: Backend, loader: AdapterLoader, drafts: DraftLoader, recall: Recall
+    ) -> None:
         deaths = asyncio.create_task(backend.died())
         try:
             while True:
@@ -94,8 +104,12 @@ class Keeper:
                     if not await self._start(backend, DeploymentState.RESTARTING):
                         return
                     deaths = asyncio.create_task(backend.died())
+                    drafts.restarted()
+                    await recall.restarted()
                 self._changed.clear()
                 await loader.follow(dict(self._wanted.adapters))
+                await drafts.follow(dict(self._wanted.drafts))
+                recall.follow()
                 await self._write_info(backend)
                 await self._wait(deaths)
         finally:
@@ -191,6 +205,7 @@ def _base_weights(model: Model, deployment: Deployment) -> Weights:
 def fingerprint(model: Model, version: int, engine: dict[str, object]) -> str:
     """Return what the answers of these weights are cached under: version, origin, engine settings.
 
-    The time of creation tells a deleted and newly made model of the same name and version apart.
+    Not speculation's, which changes when tokens come and never which. The time of creation tells a
+    deleted and newly made model of the same name and version apart.
     """
     return f"{model.id}@{version} {model.created_at!r} {sorted(engine.items())!r}"

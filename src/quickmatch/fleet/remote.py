@@ -8,7 +8,7 @@ Invariant: a call is tried again only while nothing of its answer has been passe
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from random import uniform
@@ -136,6 +136,24 @@ class RemoteBackend:
 
     async def unload_adapter(self, adapter: str) -> None:
         """Nothing is loaded."""
+
+    async def load_draft(self, draft: str, path: str, adapter: str) -> dict[str, Any]:  # noqa: ARG002
+        """Refuse: how a provider decodes is not ours to change."""
+        raise ConfigError(
+            f"draft {draft!r} cannot be loaded on a remote model; deploy its base model here"
+        )
+
+    async def unload_draft(self, adapter: str) -> None:
+        """Refuse: nothing can be loaded."""
+        raise ConfigError(f"a remote model drafts with no head of ours, so none for {adapter!r}")
+
+    @property
+    def max_remembered_tokens(self) -> int:
+        """None: the provider keeps its own memory."""
+        return 0
+
+    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+        """Nothing is kept."""
 
     async def died(self) -> str:
         """Never returns."""

@@ -42,9 +42,10 @@ def _text_of_parts(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     texts = [p.get("text") for p in value if isinstance(p, dict) and p.get("type") == "text"]
-    if len(texts) != len(value) or not all(isinstance(text, str) for text in texts):
+    known = [text for text in texts if isinstance(text, str)]
+    if len(known) != len(value):
         raise ValueError("must be a text or a list of {'type': 'text', 'text': …}")
-    return "".join(texts)
+    return "".join(known)
 
 
 class PredictionBody(BaseModel):

@@ -11,7 +11,7 @@ from quickmatch.core.settings import Home
 from quickmatch.fleet import Fleet
 from quickmatch.fleet.deployments import ReconcilerSettings
 from quickmatch.fleet.keeper import KeeperSettings
-from quickmatch.store.documents import Deployment, Model, ModelKind
+from quickmatch.store.documents import Deployment, DraftStatus, Model, ModelKind
 from quickmatch.store.open import open_store
 from quickmatch.store.protocol import Store, require
 from tests.unit.fleet.fake_backend import FakeBackend
@@ -33,6 +33,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
             base_model="tiny",
         )
         opened.insert(adapter)
+    head = Model(
+        id="head",
+        created_at=3.0,
+        model_kind=ModelKind.DRAFT,
+        path="/models/head/2",
+        version=2,
+        base_model="tiny",
+    )
+    opened.insert(head)
     yield opened
     opened.close()
 
@@ -70,6 +79,14 @@ class Harness:
             return status is not None and (status.version, status.state) == (version, state)
 
         await self.until(is_so)
+
+    async def until_draft(self, draft: str, state: str = "READY", adapter: str = "") -> DraftStatus:
+        def is_so() -> bool:
+            status = self.deployment().draft_status.get(adapter)
+            return status is not None and (status.draft, status.state) == (draft, state)
+
+        await self.until(is_so)
+        return self.deployment().draft_status[adapter]
 
 
 @pytest.fixture

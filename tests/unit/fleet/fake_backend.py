@@ -1,13 +1,13 @@
 """A backend without an engine: it answers with words that depend on the call and the weights."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from quickmatch.core.call import Call
 from quickmatch.core.completion import Delta, FinishReason, TokenLogprob, Usage
-from quickmatch.core.errors import QuickmatchError
+from quickmatch.core.errors import ConfigError, QuickmatchError
 from quickmatch.fleet.backend import Target
 
 
@@ -34,6 +34,9 @@ class FakeBackend:
     log: list[str] = field(default_factory=list)
     start_errors: list[QuickmatchError] = field(default_factory=list)
     load_errors: dict[str, QuickmatchError] = field(default_factory=dict)
+    drafts: dict[str, str] = field(default_factory=dict)  # adapter version id -> head
+    remembered: list[tuple[str, str | None, str]] = field(default_factory=list)
+    max_remembered_tokens: int = 1000
     death: "asyncio.Future[str] | None" = None
 
     async def start(self) -> None:
@@ -87,6 +90,21 @@ class FakeBackend:
         self.log.append(f"unload {adapter}")
         del self.loaded[adapter]
 
+    async def load_draft(self, draft: str, path: str, adapter: str) -> dict[str, Any]:
+        if draft in self.load_errors:
+            raise self.load_errors[draft]
+        self.log.append(f"draft {draft} for {adapter or 'base'} from {path}")
+        self.drafts[adapter] = draft
+        return {"swap_s": 0.002}
+
+    async def unload_draft(self, adapter: str) -> None:
+        if adapter not in self.drafts:
+            raise ConfigError(f"no draft stands for {adapter!r}")
+        del self.drafts[adapter]
+
+    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+        self.remembered += [(tenant, adapter, text) for text in texts]
+
     async def died(self) -> str:
         assert self.death is not None
         reason = await asyncio.shield(self.death)
@@ -97,6 +115,7 @@ class FakeBackend:
         assert self.death is not None
         self.is_ready = False
         self.loaded.clear()
+        self.drafts.clear()
         self.death.set_result("killed")
 
     async def close(self) -> None:

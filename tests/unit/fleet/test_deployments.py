@@ -52,6 +52,28 @@ async def test_changed_engine_settings_start_a_new_backend(harness: Harness) -> 
     await harness.until_state("READY")
 
 
+async def test_only_the_engines_part_of_speculation_starts_a_new_backend(harness: Harness) -> None:
+    deploy(harness)
+    await harness.until_state("READY")
+    harness.change(speculation={"adapt": True, "adapt_min_requests": 20})
+    await asyncio.sleep(0.05)
+    assert len(harness.backends) == 1
+    harness.change(speculation={"adapt": True, "drafters": ["suffix", "head"]})
+    await harness.until(lambda: len(harness.backends) == 2)
+
+
+async def test_what_speculation_is_set_to_is_no_part_of_what_answers_are_cached_under(
+    harness: Harness,
+) -> None:
+    deploy(harness)
+    await harness.until_state("READY")
+    before = harness.fleet.resolve("tiny").weights.fingerprint
+    harness.change(speculation={"drafters": []})
+    await harness.until(lambda: len(harness.backends) == 2)
+    await harness.until_state("READY")
+    assert harness.fleet.resolve("tiny").weights.fingerprint == before
+
+
 async def test_a_model_that_cannot_be_loaded_is_failed_with_the_reason(harness: Harness) -> None:
     deploy(harness, model="nothing")
     document = await harness.until_state("FAILED")

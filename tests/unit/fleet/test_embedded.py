@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import msgspec
@@ -20,10 +20,20 @@ from quickmatch.core.errors import (
     Unavailable,
 )
 from quickmatch.core.sampling import SamplingParams
+from quickmatch.core.speculation_settings import engine_names
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.wire import Generate, Ready, Stats, Tokens
+from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.wire import (
+    DraftSourceStats,
+    Generate,
+    Ready,
+    SpeculationStats,
+    Stats,
+    Tokens,
+)
 from quickmatch.fleet.backend import Target
-from quickmatch.fleet.embedded import EmbeddedBackend, choice_sampling, engine_config
+from quickmatch.fleet.embedded import EmbeddedBackend
+from quickmatch.fleet.embedded_config import choice_sampling, engine_config
 from quickmatch.store.documents import Model, ModelKind
 from tests.e2e.tiny_model import make_model
 
@@ -41,6 +51,8 @@ class FakeEngine:
         self.stats: Stats | None = None
         self.requests: list[Generate] = []
         self.adapters: list[str] = []
+        self.drafts: dict[str, tuple[str, str]] = {}
+        self.remembered: list[tuple[str, str | None, list[list[int]]]] = []
         self.num_cancelled = 0
         self.dies_after: int | None = None  # letters
         self.socket_error: Exception | None = None
@@ -83,6 +95,16 @@ class FakeEngine:
 
     async def unload_adapter(self, adapter: str) -> None:
         self.adapters.remove(adapter)
+
+    async def load_draft(self, draft: str, path: str, adapter: str) -> dict[str, float]:
+        self.drafts[adapter] = (draft, path)
+        return {"swap_s": 0.001}
+
+    async def unload_draft(self, adapter: str) -> None:
+        del self.drafts[adapter]
+
+    def remember(self, outputs: list[list[int]], *, tenant: str, adapter: str | None) -> None:
+        self.remembered.append((tenant, adapter, outputs))
 
     async def close(self) -> None:
         self.is_alive = False
@@ -289,10 +311,32 @@ async def test_info_tells_what_the_engine_told(started: Started) -> None:
         num_prefill_tokens=0, num_decode_tokens=0, num_prefix_hit_tokens=0, num_steps=0,
         step_s=0.0, rss_bytes=1,
     )  # fmt: skip
-    assert started.backend.info["stats"]["num_running"] == 1
+    stats = started.backend.info["stats"]
+    assert (stats["num_running"], stats["speculation"]) == (1, None)
+    assert "type" not in {**stats, **started.backend.info}
+    head = DraftSourceStats(num_proposed=4, num_accepted=3)
+    speculation = SpeculationStats(num_verified=2, sources={"head": head}, drafts={"": "h@1"})
+    started.engines[0].stats = msgspec.structs.replace(
+        started.engines[0].stats, speculation=speculation
+    )
+    told = started.backend.info["stats"]["speculation"]
+    assert told["sources"] == {"head": {"num_proposed": 4, "num_accepted": 3}}
+    assert (told["num_verified"], told["drafts"]) == (2, {"": "h@1"})
     assert msgspec.json.encode(started.backend.info)
     await started.backend.close()
     assert not started.backend.is_ready
+
+
+async def test_heads_and_past_answers_go_to_the_engine(started: Started) -> None:
+    notes = await started.backend.load_draft("head@1", "/head/1", "red@1")
+    engine = started.engines[0]
+    assert (notes, engine.drafts) == ({"swap_s": 0.001}, {"red@1": ("head@1", "/head/1")})
+    await started.backend.unload_draft("red@1")
+    assert engine.drafts == {}
+    assert started.backend.max_remembered_tokens == 1_000_000
+    await started.backend.remember(["abc", "f"], tenant="acme", adapter=None)
+    expected = [[LETTERS[letter] for letter in "abc"], [LETTERS["f"]]]
+    assert engine.remembered == [("acme", None, expected)]
 
 
 def test_choices_have_seeds_of_their_own() -> None:
@@ -311,3 +355,34 @@ def test_engine_settings_are_checked() -> None:
         engine_config(model, {"max_num_seqs": "many"})
     with pytest.raises(ConfigError, match="block_size is 0"):
         engine_config(model, {"block_size": 0})
+
+
+def test_speculation_reaches_the_engine_and_the_loops_part_does_not() -> None:
+    model = Model(id="m", created_at=0.0, model_kind=ModelKind.BASE, path="/m")
+    settings = {"adapt": True, "max_depth": 3, "drafters": ["suffix", "head"]}
+    config = engine_config(model, {}, settings).speculation
+    assert (config.max_depth, config.drafters) == (3, ("suffix", "head"))
+    assert engine_config(model, {}, {}).speculation == SpeculationConfig()
+    assert engine_config(model, {}, {"drafters": "off"}).speculation.drafters == ()
+    with pytest.raises(ConfigError, match=r"did you mean speculation\.max_depth"):
+        engine_config(model, {}, {"max_dept": 3})
+    with pytest.raises(ConfigError, match=r"drafters holds 'oracle'; known: prediction"):
+        engine_config(model, {}, {"drafters": "oracle"})
+    with pytest.raises(ConfigError, match="unknown engine setting 'speculation'"):
+        engine_config(model, {"speculation": {}})
+
+
+def test_every_setting_of_the_engines_speculation_is_known() -> None:
+    names = {f.name for f in fields(SpeculationConfig)} - {"head"}  # heads are loaded, not set
+    assert set(engine_names()) == names
+
+
+def test_a_draft_model_is_a_name_or_a_folder() -> None:
+    model = Model(id="m", created_at=0.0, model_kind=ModelKind.BASE, path="/m")
+    small = Model(id="small", created_at=0.0, model_kind=ModelKind.BASE, path="/small")
+    head = Model(id="head", created_at=0.0, model_kind=ModelKind.DRAFT, path="/head/1")
+    by_name = engine_config(model, {}, {"draft_model": "small"}, draft_model=small)
+    assert by_name.speculation.draft_model == "/small"
+    assert engine_config(model, {}, {"draft_model": "/f"}).speculation.draft_model == "/f"
+    with pytest.raises(ConfigError, match="of kind draft; name a small base model"):
+        engine_config(model, {}, {"draft_model": "head"}, draft_model=head)

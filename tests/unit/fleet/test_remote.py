@@ -220,3 +220,12 @@ def test_a_models_document_becomes_settings() -> None:
     model.remote_url = "up"
     with pytest.raises(ConfigError, match="'up'"):
         RemoteSettings.of(model)
+
+
+async def test_a_provider_takes_no_heads_and_remembers_nothing() -> None:
+    backend = RemoteBackend(SETTINGS)
+    with pytest.raises(ConfigError, match="draft 'head@1' cannot be loaded on a remote model"):
+        await backend.load_draft("head@1", "/head", "")
+    with pytest.raises(ConfigError, match="no head of ours"):
+        await backend.unload_draft("")
+    assert backend.max_remembered_tokens == 0
