@@ -12,6 +12,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from quickmatch.observe.speculation import SpeculationMetrics
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _TTFT_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -78,6 +80,7 @@ class Metrics:
         self._engine = {
             field: self._gauge(name, help_text) for name, help_text, field in _ENGINE_GAUGES
         }
+        self.speculation = SpeculationMetrics(self.registry)
 
     def set_engine(self, deployment: str, stats: Mapping[str, Any], *, num_adapters: int) -> None:
         """Take over one engine's newest report; fields it lacks stay as they were."""
@@ -85,6 +88,8 @@ class Metrics:
         for field, gauge in self._engine.items():
             if field in stats:
                 gauge.labels(deployment).set(stats[field])
+        if "speculation" in stats:
+            self.speculation.set(deployment, stats["speculation"])
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""
