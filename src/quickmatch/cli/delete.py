@@ -47,6 +47,12 @@ def _delete_model(session: Session, name: str) -> None:
 
     model = require(session.store, Model, name)
     for deployment in session.store.find(Deployment):
+        drafting = [a for a, d in deployment.drafts.items() if d.partition("@")[0] == name]
+        if deployment.wanted and drafting:
+            raise Conflict(
+                f"draft {name!r} drafts on {deployment.id!r}; first: quickmatch unload-draft "
+                f"--deployment {deployment.id}{' --adapter ' if drafting[0] else ''}{drafting[0]}"
+            )
         if deployment.wanted and (deployment.model == name or name in deployment.adapters):
             raise Conflict(
                 f"model {name!r} is deployed on {deployment.id!r}; first: "
@@ -55,7 +61,7 @@ def _delete_model(session: Session, name: str) -> None:
             )
     session.store.delete(Model, name)
     folder = session.home.models / name
-    if model.model_kind is ModelKind.ADAPTER and folder.exists():
+    if model.model_kind in (ModelKind.ADAPTER, ModelKind.DRAFT) and folder.exists():
         shutil.rmtree(folder)
 
 

@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 from quickmatch import __version__
-from quickmatch.cli import bench, chat, create, delete, deploy, jobs, read, serve
+from quickmatch.cli import (
+    bench,
+    chat,
+    create,
+    delete,
+    deploy,
+    drafts,
+    jobs,
+    read,
+    serve,
+    update,
+)
 from quickmatch.core.errors import QuickmatchError
 
 app = typer.Typer(
@@ -29,6 +40,8 @@ create.register(app)
 read.register(app)
 delete.register(app)
 deploy.register(app)
+drafts.register(app)
+update.register(app)
 jobs.register(app)
 chat.register(app)
 bench.register(app)

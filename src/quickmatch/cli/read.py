@@ -1,10 +1,13 @@
 """`quickmatch get` and `quickmatch list`: what there is, and one thing whole."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quickmatch.cli.output import Output, OutputFormat, print_json, print_table
+
+if TYPE_CHECKING:
+    from quickmatch.store.documents import Deployment
 
 Noun = Annotated[str, typer.Argument(help="model, dataset, job, deployment or trace")]
 
@@ -51,7 +54,7 @@ def get(
     """Show one thing whole."""
     from quickmatch.cli.nouns import find_noun
     from quickmatch.cli.session import open_session
-    from quickmatch.store.documents import Job
+    from quickmatch.store.documents import Deployment, Job
     from quickmatch.store.protocol import require
 
     found = find_noun(noun)
@@ -60,12 +63,31 @@ def get(
             from quickmatch.cli.jobs import follow
 
             follow(session, name)
-        document = require(session.store, found.kind, name).model_dump(mode="json")
+        document = require(session.store, found.kind, name)
+    if isinstance(document, Deployment):
+        _print_deployment(document, output)
+        return
+    fields = document.model_dump(mode="json")
     if output is OutputFormat.JSON:
-        print_json(document)
+        print_json(fields)
     else:
-        for key, value in document.items():
+        for key, value in fields.items():
             _print_field(key, value)
+
+
+def _print_deployment(document: "Deployment", output: OutputFormat) -> None:
+    from quickmatch.cli import speculation
+
+    fields = document.model_dump(mode="json")
+    if output is OutputFormat.JSON:
+        print_json({**fields, "measured": speculation.measured(document)})
+        return
+    fields["engine_info"].get("stats", {}).pop("speculation", None)
+    for key, value in fields.items():
+        if key not in speculation.TOLD:
+            _print_field(key, value)
+    for line in speculation.lines(document):
+        typer.echo(line)
 
 
 def _print_field(key: str, value: Any, indent: str = "") -> None:

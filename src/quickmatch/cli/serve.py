@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,12 +11,21 @@ import typer
 from quickmatch.cli import server_lock
 from quickmatch.cli.output import note
 from quickmatch.cli.session import Session, open_session
+from quickmatch.cli.settings import Changes, SetOption, check_changes, parse_changes
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.shipped import SHIPPED_MODEL
-from quickmatch.store.documents import Deployment, DeploymentState
+from quickmatch.store.documents import Deployment, DeploymentState, Model
+from quickmatch.store.protocol import require
 
 if TYPE_CHECKING:
     import uvicorn
+
+
+class Speculation(StrEnum):
+    """What `--speculation` takes."""
+
+    AUTO = "auto"
+    OFF = "off"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +57,13 @@ def serve(
     cache_ttl: Annotated[
         float, typer.Option(min=0.0, help="Seconds an exact-cache entry lives; 0: no cache.")
     ] = 300.0,
+    speculation: Annotated[
+        Speculation | None, typer.Option(help="Draft tokens ahead and verify them, or never.")
+    ] = None,
+    draft_model: Annotated[
+        str, typer.Option(help="A small model with the same tokenizer to draft with.")
+    ] = "",
+    set_: SetOption = None,
 ) -> None:
     """Serve models behind an OpenAI-compatible URL."""
     engine = {
@@ -58,11 +75,12 @@ def serve(
         "kv_memory_bytes": None if kv_memory_gb is None else int(kv_memory_gb * 2**30),
         "enable_prefix_caching": prefix_caching,
     }
-    listening = _listen(host, port)
-    url = f"http://{host}:{listening.getsockname()[1]}/v1"
-    with open_session() as session, server_lock.hold(session.home, url):
-        deployment = _want(session, model, name, trace, engine)
-        asyncio.run(_run(session, listening, url, cache_ttl, deployment))
+    changes = _changes(speculation, draft_model, set_)
+    with _listen(host, port) as listening, open_session() as session:
+        url = f"http://{host}:{listening.getsockname()[1]}/v1"
+        with server_lock.hold(session.home, url):
+            deployment = _want(session, model, name, trace, engine, changes)
+            asyncio.run(_run(session, listening, url, cache_ttl, deployment))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -85,16 +103,37 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _want(session: Session, source: str, name: str, trace: bool, engine: dict[str, Any]) -> str:
+def _changes(speculation: Speculation | None, draft_model: str, pairs: list[str] | None) -> Changes:
+    """Return what the flags set; those that were not given leave a deployment as it is."""
+    changes = parse_changes(pairs)
+    if speculation is not None:
+        drafters: list[str] | None = [] if speculation is Speculation.OFF else None
+        changes.speculation = {"drafters": drafters, **changes.speculation}
+    if draft_model:
+        changes.speculation = {"draft_model": draft_model, **changes.speculation}
+    return changes
+
+
+def _want(
+    session: Session,
+    source: str,
+    name: str,
+    trace: bool,
+    engine: dict[str, Any],
+    changes: Changes,
+) -> str:
     """Write what shall be served: one model, or what is deployed already. Returns its name."""
     from quickmatch.cli.deploy import want_deployment
     from quickmatch.cli.models import ensure_model
 
     wanted = list(session.store.find(Deployment, {"wanted": True}))
     if not source and wanted:
+        _change_deployed(session, wanted, changes)
         note(f"serving what is deployed: {', '.join(d.id for d in wanted)}")
         return wanted[0].id
     model = ensure_model(session, source or SHIPPED_MODEL)
+    known = session.store.get(Deployment, name or model.id)
+    check_changes(session, model, known, changes)
     deployment = want_deployment(session, model, name=name, trace=trace)
     for other in wanted:
         if other.id != deployment.id:
@@ -103,9 +142,23 @@ def _want(session: Session, source: str, name: str, trace: bool, engine: dict[st
     def configure(d: Deployment) -> None:
         d.engine = {key: value for key, value in engine.items() if value is not None}
         d.trace = trace
+        changes.apply(d)
 
     session.store.update(Deployment, deployment.id, configure)
     return deployment.id
+
+
+def _change_deployed(session: Session, wanted: list[Deployment], changes: Changes) -> None:
+    if not changes:
+        return
+    if len(wanted) > 1:
+        names = ", ".join(d.id for d in wanted)
+        raise ConfigError(
+            f"{names} are deployed and the settings could be any one's; name it with --model, or "
+            "use `quickmatch update deployment`"
+        )
+    check_changes(session, require(session.store, Model, wanted[0].model), wanted[0], changes)
+    session.store.update(Deployment, wanted[0].id, changes.apply)
 
 
 def _stop(deployment: Deployment) -> None:
