@@ -1,0 +1,219 @@
+"""What a step of the target costs on this machine, by sequences and rows.
+
+Owns a table of measured seconds: one entry a batch size for the plain step (a row a sequence, its
+own code path), and one a batch size and bucket of rows for steps with drafts. It is filled at the
+start, by timed steps of no meaning, and refined by every step that only decodes. It does not know
+what the rows hold.
+
+The cost of rows is a staircase on CPUs (kernels work on blocks of rows), so nothing is assumed of
+its form but that it never falls: each bucket has its own estimate, and a rising line is fitted
+through them. Buckets not seen yet lie between their neighbours, scaled to the form that other
+batch sizes show; that is optimistic on a staircase, so they get tried and corrected.
+
+What slows everything alike (a longer context, a busy neighbour) is a factor of its own, the
+*pace*, which moves faster than any entry: so entries that are rarely visited stay comparable.
+
+Source: cost tables by measurement, SPECULATION.md §7; the additive form over batch sizes is ours.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from math import exp
+
+from quickmatch.engine.speculation.estimate import Estimate
+from quickmatch.engine.speculation.isotonic import isotonic
+
+_WIDTHS = ((1, 16), (4, 32), (8, 64), (16, 128), (32, 256), (64, 512), (128, 1024), (256, 4096))
+_PACE_RATE = 1 / 16
+_NUM_SEEN_FOR_PACE = 8  # entries that are young explain surprises by themselves
+_REFIT_EVERY = 8  # observations of a batch size
+_REFIT_AGE = 512  # observations of others
+_PRIOR_WEIGHT = 0.3  # of an unseen bucket, in observations
+_FREE_ROW = 0.01  # of a plain step: what a row is thought to cost before any was seen
+
+Points = list[tuple[int, float]]
+
+
+def _row_edges() -> list[int]:
+    edges: list[int] = []
+    last = 0
+    for width, end in _WIDTHS:
+        edges += range(last + width, end + 1, width)
+        last = end
+    return edges
+
+
+ROW_EDGES = _row_edges()  # a bucket holds the rows above the edge before it, up to its own
+
+
+def points_to_measure(
+    max_num_seqs: int, max_draft_tokens: int, max_rows: int = 512
+) -> list[tuple[int, int]]:
+    """Return the (num_seqs, num_rows) worth timing at the start, the most telling first.
+
+    Stop wherever the time is up: each prefix is a usable table. rows == seqs is a plain step.
+    """
+    sizes = [s for s in (1, 8, 32, 4, 16, 2, 64, 128) if s < max_num_seqs]
+    sizes.insert(min(2, len(sizes)), max_num_seqs)
+    coarse = (0, 1, 7, 3, 15) if max_draft_tokens >= 7 else (0, 1, 3)
+    fine = (11, 23, 2, 5, 31, 9, 19, 27)
+    plans: list[tuple[tuple[int, ...], list[int]]] = [(coarse, sizes[:1]), (fine[:2], sizes[:1])]
+    plans += [(coarse, sizes[1:3])]
+    plans += [(fine, sizes[:1]), (coarse, sizes[3:]), (fine, sizes[1:])]
+    points: dict[tuple[int, int], None] = {}
+    for drafts, group in plans:
+        for num_drafts in drafts:
+            for num_seqs in group:
+                point = (
+                    num_seqs,
+                    _edge_of(num_seqs * (1 + num_drafts)) if num_drafts else num_seqs,
+                )
+                if num_drafts <= max_draft_tokens and point[1] <= max_rows:
+                    points.setdefault(point)
+    return list(points)
+
+
+def _edge_of(num_rows: int) -> int:
+    return ROW_EDGES[min(bisect_left(ROW_EDGES, num_rows), len(ROW_EDGES) - 1)]
+
+
+def _interpolate(points: Points, at: float) -> float:
+    """Between points linear; before the first flat; after the last with the mean slope."""
+    (first, first_s), (last, last_s) = points[0], points[-1]
+    if at <= first:
+        return first_s
+    if at >= last:
+        return last_s + (at - last) * max(0.0, (last_s - first_s) / max(1, last - first))
+    index = bisect_right(points, (at, float("inf")))
+    (low, low_s), (high, high_s) = points[index - 1], points[index]
+    return low_s + (high_s - low_s) * (at - low) / (high - low)
+
+
+class CostTable:
+    """Seconds of a target step. An empty table calls every step 1 s and rows nearly free."""
+
+    def __init__(self) -> None:
+        self._plain: dict[int, Estimate] = {}
+        self._drafted: dict[int, dict[int, Estimate]] = {}  # batch size -> row edge -> seconds
+        self._fits: dict[int, tuple[int, int, Points]] = {}  # made at, of how many, what
+        self._num_seen: dict[int, int] = {}
+        self._pace = 0.0
+        self._now = 0
+        self._other_row = Estimate()
+
+    # ---- what was measured
+
+    def observe(self, num_seqs: int, num_rows: int, seconds: float) -> None:
+        """Take in the time of one step that only decoded. num_rows == num_seqs: a plain step."""
+        self._now += 1
+        if num_rows <= num_seqs:
+            estimate = self._plain.setdefault(num_seqs, Estimate())
+        else:
+            cells = self._drafted.setdefault(num_seqs, {})
+            estimate = cells.setdefault(_edge_of(num_rows), Estimate())
+            self._num_seen[num_seqs] = self._num_seen.get(num_seqs, 0) + 1
+            if estimate.count < _NUM_SEEN_FOR_PACE:
+                self._fits.pop(num_seqs, None)
+        surprise = estimate.add(seconds, pace=self._pace, now=self._now)
+        if estimate.count > _NUM_SEEN_FOR_PACE:
+            self._pace += _PACE_RATE * surprise
+
+    def observe_mixed(
+        self, num_seqs: int, num_rows: int, num_other_rows: int, seconds: float
+    ) -> None:
+        """Take in the time of a step that also ran `num_other_rows` rows of prompts."""
+        extra_s = seconds - self.step_s(num_seqs, num_rows)
+        self._other_row.add(max(extra_s, 1e-7) / num_other_rows)
+
+    # ---- what a step will cost
+
+    def plain_s(self, num_seqs: int) -> float:
+        """Return the seconds of a step without drafts."""
+        known = self._plain.get(num_seqs)
+        if known is not None:
+            return exp(known.log_value + self._pace)
+        if not self._plain:
+            return exp(self._pace)
+        points = [(size, self._plain[size].value) for size in sorted(self._plain)]
+        last, last_s = points[-1]
+        seconds = last_s * num_seqs / last if num_seqs > last else _interpolate(points, num_seqs)
+        return seconds * exp(self._pace)
+
+    def step_s(self, num_seqs: int, num_rows: int) -> float:
+        """Return the seconds of a step; num_rows == num_seqs is the plain one."""
+        if num_rows <= num_seqs:
+            return self.plain_s(num_seqs)
+        return _interpolate(self._fit(num_seqs), num_rows) * exp(self._pace)
+
+    def staircase(self, num_seqs: int) -> tuple[Points, float]:
+        """Return the (num_rows, seconds) of every edge above num_seqs, and the factor on them.
+
+        For those who look at many: the seconds still have to be multiplied by the factor.
+        """
+        return self._fit(num_seqs), exp(self._pace)
+
+    @property
+    def other_row_s(self) -> float:
+        """Seconds that one row of a prompt adds to a step."""
+        if self._other_row.count:
+            return self._other_row.value
+        return _FREE_ROW * self.plain_s(1)
+
+    # ---- the rising line
+
+    def _fit(self, num_seqs: int) -> Points:
+        num_seen = self._num_seen.get(num_seqs, 0)
+        kept = self._fits.get(num_seqs)
+        if kept is not None:
+            made_at, made_of, points = kept
+            if num_seen - made_of < _REFIT_EVERY and self._now - made_at < _REFIT_AGE:
+                return points
+        points = self._make_fit(num_seqs)
+        self._fits[num_seqs] = (self._now, num_seen, points)
+        return points
+
+    def _make_fit(self, num_seqs: int) -> Points:
+        first = bisect_right(ROW_EDGES, num_seqs)
+        last = bisect_left(ROW_EDGES, num_seqs * 33) + 1
+        edges = ROW_EDGES[first : max(last, first + 1)]
+        cells = self._drafted.get(num_seqs, {})
+        values = self._guess(num_seqs, edges)
+        own = [(i, cells[edge]) for i, edge in enumerate(edges) if edge in cells]
+        if own:  # bend the guess so that it goes through what was seen
+            ratios = [(i, estimate.value / values[i]) for i, estimate in own]
+            values = [v * _between(ratios, i) for i, v in enumerate(values)]
+        weights = [_PRIOR_WEIGHT] * len(edges)
+        for i, estimate in own:
+            weights[i] = min(estimate.count, 32)
+        return list(zip(edges, isotonic(values, weights), strict=True))
+
+    def _guess(self, num_seqs: int, edges: Sequence[int]) -> list[float]:
+        """Return the seconds at `edges` as other batch sizes, or the plain step, suggest."""
+        measured = sorted(s for s, c in self._drafted.items() if len(c) >= 3 and s != num_seqs)
+        place = bisect_left(measured, num_seqs)
+        low = self._points(measured[place - 1]) if place > 0 else None
+        high = self._points(measured[place]) if place < len(measured) else None
+        if low and high:
+            low_size, high_size = measured[place - 1], measured[place]
+            share = (num_seqs - low_size) / (high_size - low_size)
+            return [
+                _interpolate(low, e) * (1 - share) + _interpolate(high, e) * share for e in edges
+            ]
+        if low:  # as many rows a sequence cost as much a sequence
+            scale = num_seqs / measured[place - 1]
+            return [_interpolate(low, e / scale) * scale for e in edges]
+        if high:
+            return [_interpolate(high, e) for e in edges]
+        own = self._points(num_seqs) if self._drafted.get(num_seqs) else None
+        if own:
+            return [_interpolate(own, e) for e in edges]
+        plain_s = self.plain_s(num_seqs) / exp(self._pace)
+        return [plain_s * (1 + _FREE_ROW * (e - num_seqs)) for e in edges]
+
+    def _points(self, num_seqs: int) -> Points:
+        return [(edge, cell.value) for edge, cell in sorted(self._drafted[num_seqs].items())]
+
+
+def _between(points: Points, at: int) -> float:
+    """Linear between points, flat outside."""
+    return points[-1][1] if at >= points[-1][0] else _interpolate(points, at)

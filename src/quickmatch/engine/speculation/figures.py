@@ -1,0 +1,48 @@
+"""What speculation did since the start: the sums behind /metrics. Knows no decision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from quickmatch.engine.speculation.tree import DraftTree, Source
+
+
+def _zeros() -> dict[Source, int]:
+    return dict.fromkeys(Source, 0)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Sums; the fields are those of the wire's SpeculationStats."""
+
+    num_verified: int = 0
+    num_plain: int = 0
+    num_emitted: int = 0
+    busy_s: float = 0.0
+    plain_s: float = 0.0
+    draft_s: float = 0.0
+    num_drifts: int = 0
+    proposed: dict[Source, int] = field(default_factory=_zeros)
+    accepted: dict[Source, int] = field(default_factory=_zeros)
+
+    @property
+    def num_proposed(self) -> int:
+        """Tokens verified, of all sources."""
+        return sum(self.proposed.values())
+
+    @property
+    def num_accepted(self) -> int:
+        """Tokens accepted, of all sources."""
+        return sum(self.accepted.values())
+
+    def add_verified(self, tree: DraftTree, accepted: Sequence[int]) -> None:
+        """Count one verification."""
+        self.num_verified += 1
+        sources = tree.sources
+        if sources.count(sources[0]) == len(sources):
+            self.proposed[sources[0]] += len(sources)
+            self.accepted[sources[0]] += len(accepted)
+            return
+        for source in sources:
+            self.proposed[source] += 1
+        for node in accepted:
+            self.accepted[sources[node]] += 1

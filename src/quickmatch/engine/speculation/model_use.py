@@ -1,0 +1,216 @@
+"""Whether, for whom and how deep a drafter that runs a model (a head, a small model) is asked.
+
+Owns what its trees promise by width and depth, what drafting takes, and whether it is in use. A
+promise is the expected number of accepted tokens of a level of a tree by calibrated probability,
+so it does not depend on what was pruned later. It does not know trees or sequences: the
+controller passes what each sequence may gain.
+
+Guards: it comes into use only where the predicted tokens a second are 3 % better, goes out of use
+when they were not better in 32 steps, and stays in or out for 16 steps. While in use each step
+still asks only for the sequences, and to the depth, that pay.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import sqrt
+
+from quickmatch.engine.speculation.costs import CostTable
+from quickmatch.engine.speculation.estimate import Estimate
+
+MARGIN = 1.03
+DWELL_STEPS = 16
+_IDLE_STEPS = 32
+_LOOK_EVERY = 8  # steps, while out of use
+_DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+_WIDTHS = (1, 2, 4)
+_MISSES_LEFT = {1: 1.0, 2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
+_FIRST = 0.7  # acceptance of the first token, before any is seen
+_PRIOR = 2.0  # trees
+_MEMORY = 64.0  # trees
+_PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """What to ask of the model drafter in this step."""
+
+    sequence_ids: tuple[int, ...]
+    depth: int
+    width: int  # candidates a level
+    max_nodes: int  # a sequence
+    is_trial: bool = False
+
+
+@dataclass(slots=True)
+class Outlook:
+    """What the step gives without a model's drafts."""
+
+    tokens_per_s: float
+    gains: list[float]  # by sequence: expected accepted tokens of its other drafts
+    nodes: list[int]  # by sequence: their rows
+    extra_s: float  # on top of the table: rows of prompts
+
+
+class _Promise:
+    """Expected accepted tokens of each level of trees of one width."""
+
+    def __init__(self, max_depth: int, misses_left: float) -> None:
+        self._count = [0.0] * max_depth
+        self._sum = [0.0] * max_depth
+        self._misses_left = misses_left
+        self.totals: list[float] = []  # [depth - 1]: of all levels down to depth
+        self._fit()
+
+    def add(self, levels: Sequence[float]) -> None:
+        for d, mass in enumerate(levels[: len(self._sum)]):
+            self._sum[d] += mass
+            self._count[d] += 1.0
+            if self._count[d] > _MEMORY:
+                self._sum[d] *= 0.5
+                self._count[d] *= 0.5
+        self._fit()
+
+    def _fit(self) -> None:
+        """Shrink each level to the one before it times the ratio seen last."""
+        above, levels = 1.0, []
+        ratio = 1.0 - (1.0 - _FIRST) * self._misses_left
+        for count, total in zip(self._count, self._sum, strict=True):
+            level = (total + _PRIOR * above * ratio) / (count + _PRIOR)
+            ratio = min(level / above, 0.99)
+            above = max(level, 1e-6)
+            levels.append(level)
+        self.totals = list(accumulate(levels))
+
+
+class ModelUse:
+    """The decisions about one engine's model drafters."""
+
+    def __init__(self, max_depth: int, max_nodes: int) -> None:
+        self.is_on = False
+        self._max_nodes = max_nodes
+        self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
+        self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w]) for w in _WIDTHS}
+        self._width = 1
+        self._pass: dict[int, Estimate] = {}
+        self._changed = -DWELL_STEPS
+        self._worth = 0
+        self._next_look = 0
+
+    # ---- what was seen
+
+    def drafted(self, num_seqs: int, depth: int, width: int, seconds: float) -> None:
+        """Take in what a drafting took."""
+        self._pass.setdefault(_batch(num_seqs * width), Estimate()).add(seconds / depth)
+
+    def promised(self, width: int, levels: Sequence[float]) -> tuple[float, float]:
+        """Take in a tree's expected accepted tokens by level; return their sum and the usual."""
+        promise = self._promises[width]
+        usual = promise.totals[min(len(levels), len(promise.totals)) - 1]
+        promise.add(levels)
+        return sum(levels), usual
+
+    def is_looking(self, now: int) -> bool:
+        """Return whether `plan` is worth calling: always while in use, else now and then."""
+        return self.is_on or now >= self._next_look
+
+    def look_again(self) -> None:
+        """Something has changed: decide anew at the next step."""
+        self._next_look = 0
+
+    def drafting_s(self, costs: CostTable, num_rows: int, depth: int) -> float:
+        """Return the seconds of drafting `depth` levels for num_rows sequences times width."""
+        if not self._pass:
+            return _PASS_SHARE * costs.plain_s(1) * depth
+        wanted = _batch(num_rows)
+        nearest = min(self._pass, key=lambda b: (abs(b - wanted), b))
+        scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
+        return self._pass[nearest].value * scale * depth
+
+    # ---- the decision
+
+    def plan(
+        self,
+        costs: CostTable,
+        outlook: Outlook,
+        able: Sequence[tuple[int, float]],
+        *,
+        now: int,
+    ) -> tuple[list[int], int, int] | None:
+        """Return (indices of sequences, depth, width), or None where it does not pay.
+
+        able: the indices of sequences it can draft for, and what it promises each, beside the
+        usual.
+        """
+        rate, chosen, depth, width = self._best(costs, outlook, able)
+        advantage = rate / outlook.tokens_per_s
+        if self.is_on:
+            if advantage > 1.0:
+                self._worth = now
+            elif now - max(self._worth + DWELL_STEPS, self._changed) >= DWELL_STEPS:
+                self.is_on, self._changed = False, now
+        elif advantage > MARGIN and now - self._changed >= DWELL_STEPS:
+            self.is_on, self._changed, self._worth = True, now, now
+        else:
+            self._next_look = now + _LOOK_EVERY
+        if not self.is_on or advantage <= 1.0:
+            return None
+        self._width = width
+        return chosen, depth, width
+
+    def _best(
+        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]]
+    ) -> tuple[float, list[int], int, int]:
+        """All depths at the width in use, then the other widths, then fewer sequences."""
+        best = max(
+            self._rate(costs, outlook, able, depth, self._width, 1.0) for depth in self._depths
+        )
+        for width in _WIDTHS:
+            if width != self._width:
+                best = max(best, self._rate(costs, outlook, able, best[1], width, 1.0))
+        if len(able) > 1:
+            for share in (0.5, 0.25, 0.0):
+                best = max(best, self._rate(costs, outlook, able, best[1], best[2], share))
+        rate, depth, width, share = best
+        gains = self._gains(outlook, able, depth, width)
+        return rate, [i for _, i in gains[: _share_of(len(gains), share)]], depth, width
+
+    def _rate(
+        self,
+        costs: CostTable,
+        outlook: Outlook,
+        able: Sequence[tuple[int, float]],
+        depth: int,
+        width: int,
+        share: float,
+    ) -> tuple[float, int, int, float]:
+        """Return (tokens a second, depth, width, share of those who gain) of one way to do it."""
+        gains = self._gains(outlook, able, depth, width)
+        if not gains:
+            return 0.0, depth, width, share
+        taken = gains[: _share_of(len(gains), share)]
+        num_seqs = len(outlook.gains)
+        nodes = min(width * depth, self._max_nodes)
+        num_rows = num_seqs + sum(outlook.nodes) + sum(nodes - outlook.nodes[i] for _, i in taken)
+        tokens = num_seqs + sum(outlook.gains) + sum(gain for gain, _ in taken)
+        seconds = costs.step_s(num_seqs, max(num_rows, num_seqs + 1)) + outlook.extra_s
+        seconds += self.drafting_s(costs, len(taken) * width, depth)
+        return tokens / seconds, depth, width, share
+
+    def _gains(
+        self, outlook: Outlook, able: Sequence[tuple[int, float]], depth: int, width: int
+    ) -> list[tuple[float, int]]:
+        """Return (tokens more than without, index) of those who gain, the most first."""
+        usual, others = self._promises[width].totals[depth - 1], outlook.gains
+        gains = [(ratio * usual - others[i], i) for i, ratio in able]
+        return sorted([pair for pair in gains if pair[0] > 0.0], reverse=True)
+
+
+def _batch(num_rows: int) -> int:
+    return min(bisect_left(_BATCHES, num_rows), len(_BATCHES) - 1)
+
+
+def _share_of(count: int, share: float) -> int:
+    return max(1, round(count * share)) if count else 0

@@ -1,0 +1,125 @@
+"""All drafted tokens of a step in one line, the likeliest first, and how many of them pay.
+
+Owns the choice of the number of tokens by expected tokens a second at each step of the cost
+staircase, the merging of a sequence's trees and the order of nodes in what is verified: depth
+first along the likeliest child, so that the likeliest path comes first and its KV may stay where
+it is. It does not know where probabilities and costs come from.
+
+Invariant: a node's probability is below its parent's, so any beginning of the line is a tree for
+each sequence.
+
+Source: Θ of SPECULATION.md §7.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from quickmatch.engine.speculation.costs import CostTable
+from quickmatch.engine.speculation.tree import DraftTree
+
+_GOOD_ENOUGH = 0.995  # the fewest nodes that reach so much of the best are taken
+
+
+@dataclass(slots=True)
+class Choice:
+    """A number of nodes from the pool's beginning."""
+
+    num_nodes: int
+    num_expected: float  # tokens that the step emits, bonus tokens included
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Expected tokens a second."""
+        return self.num_expected / self.seconds
+
+
+class Pool:
+    """The nodes of one tree a sequence, ordered by the probability that they are accepted."""
+
+    def __init__(self, probabilities: Sequence[list[float]], floor: float) -> None:
+        flat: list[float] = []
+        self._starts = list(accumulate(map(len, probabilities), initial=0))
+        for values in probabilities:
+            flat += values
+        likely = [i for i, p in enumerate(flat) if p > floor]
+        likely.sort(key=flat.__getitem__, reverse=True)
+        self._order = likely
+        self._sums = list(accumulate([flat[i] for i in likely]))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def gain(self, num_nodes: int) -> float:
+        """Return the tokens expected of the first num_nodes."""
+        return self._sums[num_nodes - 1] if num_nodes else 0.0
+
+    def best(
+        self, costs: CostTable, num_seqs: int, *, max_nodes: int, extra_s: float
+    ) -> Choice | None:
+        """Return the number of nodes with the most tokens a second; None if there is none."""
+        most = min(len(self._order), max_nodes)
+        if most <= 0:
+            return None
+        sums, (edges, factor) = self._sums, costs.staircase(num_seqs)
+        best, best_rate, best_s = 0, 0.0, 1.0
+        for num_rows, seconds in edges:
+            num_nodes = num_rows - num_seqs
+            if num_nodes >= most:
+                break
+            seconds = seconds * factor + extra_s
+            rate = (num_seqs + sums[num_nodes - 1]) / seconds
+            if rate > best_rate:
+                best, best_rate, best_s = num_nodes, rate, seconds
+        seconds = costs.step_s(num_seqs, num_seqs + most) + extra_s
+        if (num_seqs + sums[most - 1]) / seconds > best_rate:
+            best, best_s = most, seconds
+        expected = num_seqs + sums[best - 1]
+        enough = bisect_right(sums, _GOOD_ENOUGH * expected - num_seqs, 0, best - 1) + 1
+        return Choice(enough, num_seqs + sums[enough - 1], best_s)
+
+    def split(self, num_nodes: int) -> list[list[int]]:
+        """Return for each sequence its nodes among the first num_nodes, the likeliest first."""
+        starts = self._starts
+        out: list[list[int]] = [[] for _ in range(len(starts) - 1)]
+        for index in self._order[:num_nodes]:
+            owner = bisect_right(starts, index) - 1
+            out[owner].append(index - starts[owner])
+        return out
+
+
+def in_line(tree: DraftTree, nodes: list[int]) -> list[int]:
+    """Return the nodes, given likeliest first, depth first along the likeliest child."""
+    parents = tree.parents
+    if parents[nodes[0]] == -1 and all(parents[b] == a for a, b in pairwise(nodes)):
+        return nodes
+    children: dict[int, list[int]] = {}
+    for node in nodes:
+        children.setdefault(parents[node], []).append(node)
+    out: list[int] = []
+    waiting = children[-1][::-1]
+    while waiting:
+        node = waiting.pop()
+        out.append(node)
+        if node in children:
+            waiting += children[node][::-1]
+    return out
+
+
+def cut(tree: DraftTree, nodes: list[int]) -> DraftTree:
+    """Return the tree of these nodes in this order; the same as `keep`, quicker."""
+    if len(nodes) == len(tree) and nodes[-1] == len(nodes) - 1 and tree.is_chain:
+        return tree
+    place = {node: index for index, node in enumerate(nodes)}
+    place[-1] = -1
+    parents, tokens = tree.parents, tree.token_ids
+    confidences, sources, features = tree.confidences, tree.sources, tree.features
+    return DraftTree(
+        [tokens[n] for n in nodes],
+        [place[parents[n]] for n in nodes],
+        [confidences[n] for n in nodes],
+        [sources[n] for n in nodes],
+        [features[n] for n in nodes],
+    )
