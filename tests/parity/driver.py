@@ -66,7 +66,7 @@ class Driver:
         for sequence, span, sampled in zip(sequences, batch.spans, result.sampled, strict=True):
             sequence.num_stored += span.num_tokens
             if sampled is not None:
-                sequence.state.output_token_ids.append(sampled.token_id)
+                sequence.state.output_token_ids += sampled.token_ids
 
     def batch(self, sequences: list[DrivenSequence], chunk: int | None = None) -> StepBatch:
         """Make the StepBatch of one step."""

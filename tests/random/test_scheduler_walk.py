@@ -1,6 +1,6 @@
-"""Seeded random walks through the engine: arrivals, cancels, adapters, shared prefixes, and KV
-memory so small that preemption is common. After every move the books must agree, and every
-request must have ended exactly once, with what it would have got alone.
+"""Seeded random walks through the engine: arrivals, cancels, adapters, shared prefixes, drafts
+right and wrong, and KV memory so small that preemption is common. After every move the books must
+agree, and every request must have ended exactly once, with what it would have got alone.
 """
 
 import random
@@ -11,6 +11,9 @@ import pytest
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
+from quickmatch.engine.sequence import Sequence
+from quickmatch.engine.speculation.speculator import Speculator
+from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.wire import Generate, Tokens
 from tests.unit.engine.fake_runner import FakeRunner
 
@@ -24,6 +27,40 @@ class Asked:
     content: str
     tokens: list[int] = field(default_factory=list)
     end: Tokens | None = None
+
+
+class WalkSpeculator(Speculator):
+    """Drafts trees at random, of wrong tokens and of those that the output will have."""
+
+    def __init__(self, walk: "Walk") -> None:
+        scheduler = walk.engine.scheduler
+        super().__init__(walk.config.speculation, walk.runner, scheduler)
+        self._walk = walk
+        self._live = scheduler
+        self._outputs: dict[str, list[int]] = {}
+
+    def propose(self) -> dict[int, DraftTree]:
+        rng = self._walk.rng
+        return {s.id: self._tree(s) for s in self._live.decoding if rng.random() < 0.8}
+
+    def _tree(self, sequence: Sequence) -> DraftTree:
+        rng, walk, request_id = self._walk.rng, self._walk, sequence.request_id
+        if request_id not in self._outputs:
+            asked = walk.asked[request_id]
+            prompt, params = asked.request.prompt_token_ids, asked.request.sampling
+            alone = walk.runner.alone(prompt, params, content=asked.content)
+            self._outputs[request_id] = alone[0]
+        right = self._outputs[request_id][sequence.num_output_tokens :]
+        room = sequence.max_len - sequence.num_tokens - 1
+        tree, parent = DraftTree(), -1
+        for token_id in right[: min(room, rng.randrange(6))]:
+            for wrong in rng.sample(range(walk.runner.vocab_size), rng.randrange(3)):
+                if wrong != token_id:
+                    tree.add(wrong, parent, 0.5, Source.SUFFIX_LOCAL)
+            if rng.random() < 0.2:
+                break
+            parent = tree.add(token_id, parent, 0.5, Source.SUFFIX_LOCAL)
+        return tree
 
 
 class Walk:
@@ -46,6 +83,7 @@ class Walk:
             enable_prefix_caching=rng.random() < 0.8,
         )
         self.engine = Engine(self.runner, self.config)
+        self.engine.speculator = WalkSpeculator(self)
         self.asked: dict[str, Asked] = {}
         self.versions: dict[str, str] = {}  # adapter that takes requests -> content
         self.num_loads = 0
@@ -155,7 +193,7 @@ def test_walk(seed: int) -> None:
 
 def test_the_walks_see_what_they_are_for() -> None:
     """Preemption, prefix hits, chunks, refusals and every way to end must all have occurred."""
-    num_preempted = num_hits = num_chunks = 0
+    num_preempted = num_hits = num_chunks = num_moved = 0
     ends: set[str | None] = set()
     for seed in range(40):
         walk = Walk(seed)
@@ -165,10 +203,12 @@ def test_the_walks_see_what_they_are_for() -> None:
         num_preempted += stats.num_preempted
         num_hits += stats.num_prefix_hit_tokens
         num_chunks += sum(s.sample is None for b in walk.runner.batches for s in b.spans)
+        num_moved += walk.runner.num_moved
         for asked in walk.asked.values():
             if asked.end is not None:
                 ends.add(asked.end.error_code or asked.end.finish_reason)
     assert num_preempted > 50
     assert num_hits > 200
     assert num_chunks > 50
+    assert num_moved > 1000  # tokens that a draft had right, behind others that were wrong
     assert ends == {"stop", "length", "cancel", "queue_full", "context_length_exceeded"}

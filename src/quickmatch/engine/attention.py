@@ -1,11 +1,11 @@
-"""Attention over the paged KV cache, for a batch that mixes prefill chunks and decodes.
+"""Attention over the paged KV cache, for a batch that mixes prefill chunks, decodes and drafts.
 
 One interface, `Attention`: plan a step once, then run each layer by the plan. What is right is
 defined by `ReferenceAttention` (reference_attention.py), against which every implementation is
 tested on random batches. `TorchAttention` here is built from torch's own kernels and runs on any
-device: all decodes of a step go through one product over their gathered blocks, padded to the
-longest and masked; a first chunk attends to itself with no gather at all; a later chunk, or one
-with a reused prefix, gathers its blocks.
+device: all short spans of a step (decodes, draft trees, last bits of prompts) go through one
+product over their gathered blocks, padded and masked (attention_groups.py); a first chunk attends
+to itself with no gather at all; a later chunk, or one with a reused prefix, gathers its blocks.
 
 Query heads of one key head are folded into the query length ([kv_heads, …, group * queries,
 head_dim]), so that grouped-query attention needs no copies of the keys.
@@ -19,6 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickmatch.engine.attention_groups import (
+    SHORT_TOKENS,
+    SpanGroup,
+    group_mask,
+    groups_of_like_size,
+    plan_group,
+)
 from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.packing import IntPacker, Packed
@@ -41,19 +48,6 @@ class Attention(Protocol):
 
 
 @dataclass(slots=True)
-class _Decodes:
-    """Spans of one token, batched: each row's blocks, padded to the longest row's."""
-
-    rows: list[int]
-    block_ids: Packed  # [len(rows) * num_blocks]
-    low: Packed  # [len(rows)] first visible token of the gathered ones
-    high: Packed  # [len(rows)] end of the visible tokens
-    width: int  # gathered tokens a row: whole blocks
-    row_ids: Packed
-    mask: Tensor | None = None
-
-
-@dataclass(slots=True)
 class _Piece:
     """Some queries of a chunk, and the keys that any of them sees; bounds within the chunk's."""
 
@@ -66,7 +60,7 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Chunk:
-    """A span of several tokens. `block_ids` is None for a first chunk, which needs no cache."""
+    """A span of many tokens. `block_ids` is None for a first chunk, which needs no cache."""
 
     start: int
     num_tokens: int
@@ -80,7 +74,7 @@ class _Chunk:
 @dataclass(slots=True)
 class _Plan:
     num_tokens: int
-    decodes: list[_Decodes] = field(default_factory=list)
+    groups: list[SpanGroup] = field(default_factory=list)
     chunks: list[_Chunk] = field(default_factory=list)
 
 
@@ -94,40 +88,17 @@ class TorchAttention:
         self._block_size = block_size
 
     def plan(self, batch: StepBatch, window: int | None, packer: IntPacker) -> _Plan:
-        """Sort the spans into batched decodes and single chunks."""
+        """Sort the spans into groups of short ones and single chunks."""
         plan = _Plan(len(batch.token_ids))
-        decodes: list[Span] = []
+        short: list[Span] = []
         for span in batch.spans:
-            if span.num_tokens == 1:
-                decodes.append(span)
+            if span.num_tokens <= SHORT_TOKENS:
+                short.append(span)
             else:
                 plan.chunks.append(self._chunk(span, window, packer))
-        for group in _groups_of_like_length(decodes):
-            plan.decodes.append(self._decodes(group, window, packer))
+        for spans in groups_of_like_size(short):
+            plan.groups.append(plan_group(spans, self._block_size, window, packer))
         return plan
-
-    def _decodes(self, spans: list[Span], window: int | None, packer: IntPacker) -> _Decodes:
-        size = self._block_size
-        tables, lows, highs = [], [], []
-        for span in spans:
-            end = span.context_len + 1
-            low = 0 if window is None else max(0, end - window)
-            first = low // size
-            tables.append(span.block_table[first : (end - 1) // size + 1])
-            lows.append(low - first * size)
-            highs.append(end - first * size)
-        num_blocks = max(map(len, tables))
-        # Short rows are filled up with a block of their own, which the mask hides.
-        flat = [b for t in tables for b in (*t, *(t[:1] * (num_blocks - len(t))))]
-        rows = [span.start for span in spans]
-        return _Decodes(
-            rows=rows,
-            block_ids=packer.add(flat),
-            low=packer.add(lows),
-            high=packer.add(highs),
-            width=num_blocks * size,
-            row_ids=packer.add(rows),
-        )
 
     def _chunk(self, span: Span, window: int | None, packer: IntPacker) -> _Chunk:
         if span.context_len == 0 and (window is None or span.num_tokens <= window):
@@ -147,32 +118,38 @@ class TorchAttention:
 
     def run(self, plan: _Plan, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
         """See Attention.run."""
-        parts = len(plan.decodes) + len(plan.chunks)
         width = self._num_heads * self._head_dim
-        if parts == 1 and plan.decodes:
-            return self._run_decodes(plan.decodes[0], layer, heads, cache).reshape(-1, width)
-        if parts == 1:
+        if len(plan.groups) == 1 and not plan.chunks:
+            group = plan.groups[0]  # all rows of the step, in order
+            if group.unpadded is not None:
+                heads = heads.index_select(0, group.query_rows.tensor)
+            return self._run_group(group, layer, heads, cache)
+        if len(plan.chunks) == 1 and not plan.groups:
             return self._run_chunk(plan.chunks[0], layer, heads, cache).reshape(-1, width)
         out = heads.new_empty(plan.num_tokens, width)
-        for decodes in plan.decodes:
-            rows = decodes.row_ids.tensor
-            picked = self._run_decodes(decodes, layer, heads.index_select(0, rows), cache)
-            out.index_copy_(0, rows, picked.reshape(-1, width))
+        for group in plan.groups:
+            picked = heads.index_select(0, group.query_rows.tensor)
+            out.index_copy_(0, group.rows.tensor, self._run_group(group, layer, picked, cache))
         for chunk in plan.chunks:
             rows_of = slice(chunk.start, chunk.start + chunk.num_tokens)
             picked = self._run_chunk(chunk, layer, heads[rows_of], cache)
             out[rows_of] = picked.reshape(-1, width)
         return out
 
-    def _run_decodes(self, decodes: _Decodes, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
-        """heads: [rows, …] of these rows only -> [rows, kv_heads, group, head_dim]."""
-        num_rows = heads.shape[0]
-        query = heads[:, : self._num_heads]
-        query = query.reshape(num_rows, self._num_kv_heads, -1, self._head_dim).transpose(0, 1)
-        keys, values = cache.gather(layer, decodes.block_ids.tensor, num_rows)
-        if decodes.mask is None:
-            decodes.mask = _decode_mask(decodes, self._num_kv_heads, heads)
-        return attend(query, keys, values, decodes.mask).transpose(0, 1)
+    def _run_group(self, group: SpanGroup, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
+        """heads: [num_spans * num_queries, …] -> [rows of the group, num_heads * head_dim]."""
+        num_spans, num_queries, dim = group.num_spans, group.num_queries, self._head_dim
+        shape = (num_spans, num_queries, self._num_kv_heads, -1, dim)
+        query = heads[:, : self._num_heads].reshape(shape).permute(2, 0, 3, 1, 4)
+        query = query.reshape(self._num_kv_heads, num_spans, -1, dim)  # group before queries
+        keys, values = cache.gather(layer, group.block_ids.tensor, num_spans)
+        if group.mask is None:
+            fold = self._num_heads // self._num_kv_heads
+            group.mask = group_mask(group, heads).repeat(self._num_kv_heads, fold, 1)
+        out = attend(query, keys, values, group.mask)
+        out = out.view(self._num_kv_heads, num_spans, -1, num_queries, dim)
+        out = out.permute(1, 3, 0, 2, 4).reshape(num_spans * num_queries, -1)
+        return out if group.unpadded is None else out.index_select(0, group.unpadded.tensor)
 
     def _run_chunk(self, chunk: _Chunk, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
         """heads: [chunk's tokens, …] -> [chunk's tokens, num_heads, head_dim]."""
@@ -225,27 +202,6 @@ def _by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | Non
         scores = torch.baddbmm(mask, flat, transposed, alpha=scale)
     out = torch.bmm(scores.softmax(-1), values.flatten(0, 1))
     return out.view(query.shape)
-
-
-def _groups_of_like_length(spans: list[Span]) -> list[list[Span]]:
-    """One group, unless padding to the longest would more than double the work."""
-    if not spans:
-        return []
-    lengths = [len(span.block_table) for span in spans]
-    if len(spans) * max(lengths) <= 2 * sum(lengths):
-        return [spans]
-    groups: dict[int, list[Span]] = {}
-    for span, length in zip(spans, lengths, strict=True):
-        groups.setdefault(length.bit_length(), []).append(span)
-    return list(groups.values())
-
-
-def _decode_mask(decodes: _Decodes, num_kv_heads: int, like: Tensor) -> Tensor:
-    """Return [num_kv_heads * rows, 1, width]: 0 where a row sees, -inf where not."""
-    at = torch.arange(decodes.width, device=like.device)
-    hidden = (at >= decodes.high.tensor[:, None]) | (at < decodes.low.tensor[:, None])
-    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-    return mask.masked_fill_(hidden, -math.inf)[:, None, :].repeat(num_kv_heads, 1, 1)
 
 
 def _pieces(chunk: _Chunk, group: int, like: Tensor) -> list[_Piece]:

@@ -4,14 +4,16 @@ A step is one flattened batch: the new tokens of every scheduled sequence, one b
 nothing padded. The scheduler builds a `StepBatch` from lists; the runner turns it into tensors,
 runs the model once and answers with a `StepResult`.
 
-A sequence's span may be a whole prompt, a chunk of one, or a single token to decode; later a
-draft tree is a span too. The KV of token `i` of a sequence lies in slot
-`block_table[i // block_size] * block_size + i % block_size`.
+A sequence's span is a whole prompt, a chunk of one, a single token to decode, or such a token
+with a draft tree behind it. The KV of token `i` of a sequence lies in slot
+`block_table[i // block_size] * block_size + i % block_size`; node `i` of a tree is put where
+token `context_len + 1 + i` would be, and moved to its own place if it is accepted.
 """
 
 from dataclasses import dataclass, field
 
 from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.speculation.tree import DraftTree
 
 
 @dataclass(slots=True)
@@ -39,6 +41,9 @@ class Span:
     block_table: list[int]
     adapter_row: int  # index into the loaded adapters; -1: base only
     sample: SampleState | None  # None: a chunk that is not the prompt's last; nothing is sampled
+    tree: DraftTree | None = None  # its nodes are rows 1.. of the span; row 0 is the last token
+    sequence_id: int = -1
+    next_token_id: int = -1  # of a chunk that is not the last: the prompt's token after it
 
 
 @dataclass(slots=True)
@@ -53,10 +58,15 @@ class StepBatch:
 
 @dataclass(slots=True)
 class Sampled:
-    """The token chosen for one span that had `sample` set."""
+    """What was chosen for one span that had `sample` set: a token, or several where a draft held.
 
-    token_id: int
-    logprobs: list[tuple[int, float]] = field(default_factory=list)  # sampled first, then top k
+    The first `len(accepted)` tokens are those of the accepted nodes; the last is the target's own.
+    """
+
+    token_ids: list[int]
+    accepted: list[int] = field(default_factory=list)  # nodes of the span's tree, root first
+    logprobs: list[list[tuple[int, float]]] = field(default_factory=list)  # one entry a token,
+    # if asked for: the chosen token first, then the k most likely
 
 
 @dataclass(slots=True)

@@ -11,19 +11,27 @@ Invariant: every sequence that `add` accepts ends exactly once, with one `Tokens
 import random
 from typing import Any, Protocol
 
+import msgspec
+
 from quickmatch.core.clock import Clock, monotonic
 from quickmatch.core.errors import ConfigError
 from quickmatch.engine.adapter_leases import AdapterLeases
 from quickmatch.engine.admission import Refusal, check_request
-from quickmatch.engine.batch import Sampled, SampleState, StepBatch, StepResult
+from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
 from quickmatch.engine.blocks import BlockAllocator, root_digest
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
-from quickmatch.engine.wire import Generate, Stats, Tokens
+from quickmatch.engine.speculation.speculator import (
+    NO_PREDICTION,
+    DraftRunner,
+    Speculator,
+    scope_of,
+)
+from quickmatch.engine.wire import Generate, SpeculationStats, Stats, Tokens
 
 
-class Runner(Protocol):
+class Runner(DraftRunner, Protocol):
     """What the engine needs of the model side; `runner.ModelRunner` is the real one."""
 
     @property
@@ -49,6 +57,19 @@ class Runner(Protocol):
     def adapter_row(self, adapter_id: str) -> int:
         """Return its row; it stays the same while loaded. KeyError if unknown."""
 
+    def read_draft(self, path: str) -> Any:
+        """Read a trained head, changing nothing; in any thread. Raises ConfigError."""
+
+    def put_draft(self, adapter: str, draft: str, head: Any) -> None:
+        """Let a head that was read draft for an adapter ("": base) from now on."""
+
+    def unload_draft(self, adapter: str) -> None:
+        """Forget an adapter's head. Raises ConfigError if there is none."""
+
+    @property
+    def draft_versions(self) -> dict[str, str]:
+        """Version ids of the loaded heads, by adapter."""
+
 
 class Engine:
     """Single-threaded. Call `step` while `has_work`; commands go between two steps."""
@@ -56,6 +77,9 @@ class Engine:
     def __init__(self, runner: Runner, config: EngineConfig, *, clock: Clock = monotonic) -> None:
         self.runner = runner
         self.num_steps = 0
+        self._num_sequences = 0
+        self._num_swaps = 0
+        self._last_swap_s = 0.0
         self._eos_token_ids = tuple(runner.eos_token_ids)
         self._max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self._seeds = random.Random(config.seed)
@@ -70,6 +94,9 @@ class Engine:
             max_queue_len=config.max_queue_len,
             clock=clock,
         )
+        self.speculator: Speculator | None = None
+        if config.speculation.drafters:
+            self.speculator = Speculator(config.speculation, runner, self.scheduler, clock=clock)
 
     @property
     def has_work(self) -> bool:
@@ -78,9 +105,23 @@ class Engine:
 
     def step(self) -> list[Tokens]:
         """Run one step and return the new tokens. Call it only while `has_work`."""
-        step = self.scheduler.schedule()
+        if self.speculator is None:
+            step = self.scheduler.schedule()
+            result = self.runner.run(step.batch)
+            return self._postprocess(step, result)
+        started = self._clock()
+        drafts = self.speculator.propose()
+        drafted = self._clock()
+        step = self.scheduler.schedule(drafts)
         result = self.runner.run(step.batch)
-        return self._postprocess(step, result)
+        events = self._postprocess(step, result)
+        self.speculator.stepped(
+            step,
+            draft_s=drafted - started,
+            step_s=self._clock() - drafted,
+            num_emitted=sum(len(event.token_ids) for event in events),
+        )
+        return events
 
     # ---- requests
 
@@ -95,7 +136,10 @@ class Engine:
                 error=refusal.message,
                 error_code=refusal.code,
             )
-        self.scheduler.add(self._new_sequence(request))
+        sequence = self._new_sequence(request)
+        self.scheduler.add(sequence)
+        if self.speculator is not None:
+            self.speculator.started(sequence, request.prediction_token_ids)
         return None
 
     def cancel(self, request_id: str) -> Tokens | None:
@@ -141,6 +185,35 @@ class Engine:
             self.runner.unload_adapter(adapter)
         return {"num_sequences": num_sequences}
 
+    # ---- drafts
+
+    def swap_draft(self, adapter: str, draft: str, head: Any) -> dict[str, Any]:
+        """Draft with a head that the runner has read, from the next step on. Raises ConfigError.
+
+        adapter: version id of the loaded adapter that it is for; "": base.
+        Returns {"swap_s": the pause that it made between two steps}.
+        """
+        if self.speculator is None:
+            raise ConfigError("speculation is off; allow drafters in the deployment's settings")
+        if adapter and not self._adapters.is_available(adapter):
+            raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
+        started = self._clock()
+        self.runner.put_draft(adapter, draft, head)
+        self.speculator.head_changed()
+        self._num_swaps += 1
+        self._last_swap_s = self._clock() - started
+        return {"swap_s": self._last_swap_s}
+
+    def unload_draft(self, adapter: str) -> dict[str, Any]:
+        """Forget the head of an adapter. Raises ConfigError if there is none."""
+        self.runner.unload_draft(adapter)
+        return {}
+
+    def remember(self, tenant: str, adapter: str | None, outputs: list[list[int]]) -> None:
+        """Put past outputs, oldest first, into the suffix index."""
+        if self.speculator is not None:
+            self.speculator.remember(scope_of(tenant, adapter), outputs)
+
     # ---- inside
 
     def _check(self, request: Generate) -> Refusal | None:
@@ -172,8 +245,10 @@ class Engine:
         max_len = self._max_len
         if params.max_tokens is not None:
             max_len = len(prompt) + params.max_tokens
+        self._num_sequences += 1
         return Sequence(
             request_id=request.request_id,
+            id=self._num_sequences,
             token_ids=list(prompt),
             sample=SampleState(
                 params=params,
@@ -186,42 +261,64 @@ class Engine:
             arrival_s=self._clock(),
             adapter=request.adapter,
             adapter_row=row,
+            scope=scope_of(request.tenant, request.adapter),
         )
 
     def _postprocess(self, step: Step, result: StepResult) -> list[Tokens]:
-        """Keep what was computed, append what was sampled, end what is done."""
+        """Keep what was computed, append what was chosen, end what is done."""
         self.num_steps += 1
         events: list[Tokens] = []
         for sequence, span, sampled in zip(
             step.sequences, step.batch.spans, result.sampled, strict=True
         ):
-            self.scheduler.advance(sequence, span.num_tokens)
-            if sampled is not None:
-                events.append(self._take_token(sequence, sampled))
+            if sampled is None:
+                self.scheduler.advance(sequence, span.num_tokens)
+            else:
+                events.append(self._take(sequence, span, sampled))
         return events
 
-    def _take_token(self, sequence: Sequence, sampled: Sampled) -> Tokens:
-        is_first = sequence.num_output_tokens == 0
-        sequence.append(sampled.token_id)
-        reason: str | None = None
-        if sampled.token_id in sequence.sample.eos_token_ids:
-            reason = "stop"
-        elif sequence.num_tokens >= sequence.max_len:
-            reason = "length"
+    def _take(self, sequence: Sequence, span: Span, sampled: Sampled) -> Tokens:
+        """Append a sequence's tokens up to its end, and end it there."""
+        num_before = sequence.num_output_tokens
+        reason = None
+        for token_id in sampled.token_ids:
+            sequence.append(token_id)
+            reason = self._reason_to_end(sequence, token_id)
+            if reason is not None:
+                break
+        token_ids = sequence.sample.output_token_ids[num_before:]
+        num_kept = span.num_tokens
+        if span.tree is not None:
+            num_kept = min(1 + len(sampled.accepted), len(token_ids))
+        is_decode = num_before > 0 and (span.tree is not None or span.num_tokens == 1)
+        self.scheduler.advance(sequence, num_kept, is_decode=is_decode)
+        verdict = NO_PREDICTION
+        if self.speculator is not None:
+            verdict = self.speculator.verified(sequence, span.tree, sampled, token_ids)
         if reason is not None:
             self._finish(sequence)
+        is_first = num_before == 0
         queue_s = (sequence.first_scheduled_s or 0.0) - sequence.arrival_s if is_first else 0.0
         return Tokens(
             request_id=sequence.request_id,
-            token_ids=[sampled.token_id],
-            logprobs=[sampled.logprobs] if sampled.logprobs else [],
+            token_ids=token_ids,
+            logprobs=sampled.logprobs[: len(token_ids)],
             finish_reason=reason,
             num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
             queue_s=queue_s,
+            num_accepted_prediction_tokens=verdict.num_accepted,
+            num_rejected_prediction_tokens=verdict.num_rejected,
         )
+
+    def _reason_to_end(self, sequence: Sequence, token_id: int) -> str | None:
+        if token_id in sequence.sample.eos_token_ids:
+            return "stop"
+        return "length" if sequence.num_tokens >= sequence.max_len else None
 
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
+        if self.speculator is not None:
+            self.speculator.ended(sequence)
         adapter = sequence.adapter
         if adapter is not None and self._adapters.give_back(adapter):
             self.runner.unload_adapter(adapter)
@@ -246,4 +343,15 @@ class Engine:
             step_s=step_s,
             rss_bytes=rss_bytes,
             adapters=self._adapters.available,
+            speculation=self._speculation_stats(),
+        )
+
+    def _speculation_stats(self) -> SpeculationStats | None:
+        if self.speculator is None:
+            return None
+        return msgspec.structs.replace(
+            self.speculator.stats(),
+            drafts=self.runner.draft_versions,
+            num_swaps=self._num_swaps,
+            last_swap_s=self._last_swap_s,
         )

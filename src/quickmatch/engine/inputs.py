@@ -3,7 +3,7 @@
 import torch
 
 from quickmatch.engine.attention import Attention
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.decoder import StepInputs
 from quickmatch.engine.lora import LoraStep
 from quickmatch.engine.packing import IntPacker
@@ -27,7 +27,7 @@ def make_inputs(
     token_ids = packer.add(batch.token_ids)
     positions = packer.add(batch.positions)
     slots = packer.add(batch.slots)
-    sample_rows = [s.start + s.num_tokens - 1 for s in batch.spans if s.sample is not None]
+    sample_rows = _sample_rows(batch.spans)
     samples_all = wants_all or len(sample_rows) == len(batch.token_ids)
     rows = None if samples_all else packer.add(sample_rows)
     # A window that no sequence of this batch has outgrown hides nothing: plan it once, as none.
@@ -44,3 +44,13 @@ def make_inputs(
         lora=lora,
         aux_layers=aux_layers,
     )
+
+
+def _sample_rows(spans: list[Span]) -> list[int]:
+    """Return the last row of each span that samples; of one with a draft, every row."""
+    rows: list[int] = []
+    for span in spans:
+        if span.sample is not None:
+            end = span.start + span.num_tokens
+            rows += range(end - 1 if span.tree is None else span.start, end)
+    return rows

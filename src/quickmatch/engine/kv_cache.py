@@ -61,6 +61,14 @@ class KVCache:
         """Store kv [num_tokens, 2 * num_kv_heads, head_dim] at slots [num_tokens]."""
         self._layers[layer].index_copy_(1, slots, kv.transpose(0, 1))
 
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy the slots `sources` to `targets` in every layer; [num_slots] each.
+
+        All are read before any is written, so the two may overlap.
+        """
+        for layer in self._layers:
+            layer.index_copy_(1, targets, layer.index_select(1, sources))
+
     def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each [num_kv_heads, num_rows, num_tokens, head_dim], contiguous.
 

@@ -9,9 +9,13 @@ Sources: frequency and presence as OpenAI's API defines them, over the output; r
 CTRL (arXiv 1909.05858) and transformers have it, over prompt and output.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.batch import SampleState
 
 
@@ -59,22 +63,41 @@ class PenaltyHistories:
     def __init__(self) -> None:
         self._by_state: dict[int, _History] = {}
 
-    def apply(self, states: list[SampleState], rows: list[int], logits: Tensor) -> None:
-        """Penalise in place. states[i] is row rows[i] of logits [num_rows, vocab], float32."""
-        kept = {}
-        for state, row in zip(states, rows, strict=True):
-            history = self._by_state.get(id(state))
-            if history is None or history.num_counted > len(state.output_token_ids):
-                history = _History(state)
-            kept[id(state)] = history
-            _penalise(logits[row], history, state)
-        self._by_state = kept
+    def apply(self, state: SampleState, path: Sequence[int], logits: Tensor) -> None:
+        """Penalise in place, as if `path` were in the output too. logits: [vocab], float32."""
+        history = self._by_state.get(id(state))
+        if history is None or history.num_counted > len(state.output_token_ids):
+            history = self._by_state[id(state)] = _History(state)
+        ids, counts = history.tensors()
+        if path:
+            ids, counts = _with_path(ids, counts, path)
+        _penalise(logits, ids.to(logits.device), counts.to(logits.device), state.params)
+
+    def keep_only(self, states: list[SampleState]) -> None:
+        """Forget the sequences that are not among these."""
+        if self._by_state:
+            kept = {id(state) for state in states}
+            self._by_state = {k: h for k, h in self._by_state.items() if k in kept}
 
 
-def _penalise(logits: Tensor, history: _History, state: SampleState) -> None:
-    """logits: [vocab], changed in place."""
-    ids, counts = (tensor.to(logits.device) for tensor in history.tensors())
-    params = state.params
+def _with_path(ids: Tensor, counts: Tensor, path: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return distinct ids and counts with a draft's tokens counted in; the inputs stay."""
+    counted = sorted(Counter(path).items())
+    distinct = torch.tensor([token_id for token_id, _ in counted], dtype=torch.int64)
+    occurrences = torch.tensor([count for _, count in counted], dtype=counts.dtype)
+    is_known = torch.isin(ids, distinct)
+    counts = counts.clone()
+    at = torch.searchsorted(distinct, ids[is_known])
+    counts[is_known] += occurrences[at]
+    is_new = ~torch.isin(distinct, ids)
+    return (
+        torch.cat([ids, distinct[is_new]]),
+        torch.cat([counts, occurrences[is_new]]),
+    )
+
+
+def _penalise(logits: Tensor, ids: Tensor, counts: Tensor, params: SamplingParams) -> None:
+    """logits: [vocab], changed in place; ids, counts: [distinct tokens so far]."""
     seen = logits.index_select(0, ids)
     if params.repetition_penalty != 1.0:
         penalty = params.repetition_penalty

@@ -16,6 +16,9 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +39,18 @@ from quickmatch.engine.wire import (
     Event,
     Generate,
     LoadAdapter,
+    LoadDraft,
     LoadFailed,
     Ready,
+    Remember,
     Shutdown,
     UnloadAdapter,
+    UnloadDraft,
 )
 
 HEARTBEAT_S = 1.0  # between two Stats while idle
 BUSY_STATS_S = 0.25  # while busy
+READING_POLL_S = 0.005  # while idle and a head is being read
 
 log = logging.getLogger("quickmatch.engine")
 
@@ -64,6 +71,9 @@ class EngineLoop:
         self._channel = channel
         self._parent_pid = parent_pid
         self._outbox: list[Event] = []
+        # Heads are read beside the steps, so that no stream waits for a disk.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="draft-reader")
+        self._reading: dict[LoadDraft, Future[Any]] = {}
         self._is_stopping = False
         self._stats_at = 0.0  # monotonic time of the last Stats
         self._steps_at_stats = 0
@@ -73,6 +83,7 @@ class EngineLoop:
         """Serve until told to stop; return the exit status."""
         while not self._is_stopping:
             self._take_commands()
+            self._swap_drafts()
             if self._engine.has_work and not self._step():
                 return 1
             self._send_stats_if_due()
@@ -84,6 +95,8 @@ class EngineLoop:
         timeout_s = 0.0
         if not self._engine.has_work:
             timeout_s = max(0.0, self._stats_at + HEARTBEAT_S - monotonic())
+            if self._reading:
+                timeout_s = min(timeout_s, READING_POLL_S)
         for command in self._channel.receive(timeout_s):
             self._obey(command)
 
@@ -96,25 +109,55 @@ class EngineLoop:
             case Shutdown():
                 self._is_stopping = True
                 return
-            case LoadAdapter() | UnloadAdapter():
-                self._outbox.append(self._change_adapter(command))
+            case Remember(tenant=tenant, adapter=adapter, outputs=outputs):
+                self._engine.remember(tenant, adapter, outputs)
+                return
+            case LoadDraft(path=path):
+                self._reading[command] = self._reader.submit(self._engine.runner.read_draft, path)
+                return
+            case LoadAdapter() | UnloadAdapter() | UnloadDraft():
+                self._answer(command, partial(self._change, command))
                 return
         if final is not None:
             self._outbox.append(final)
 
-    def _change_adapter(self, command: LoadAdapter | UnloadAdapter) -> CommandDone:
+    def _swap_drafts(self) -> None:
+        """Put the heads to work that have been read meanwhile."""
+        for command, reading in list(self._reading.items()):
+            if reading.done():
+                del self._reading[command]
+                self._answer(command, partial(self._swap, command, reading))
+
+    def _swap(self, command: LoadDraft, reading: Future[Any]) -> dict[str, Any]:
+        return self._engine.swap_draft(command.adapter, command.draft, reading.result())
+
+    def _change(self, command: LoadAdapter | UnloadAdapter | UnloadDraft) -> dict[str, Any]:
+        match command:
+            case LoadAdapter(adapter=adapter, path=path):
+                return self._engine.load_adapter(adapter, path)
+            case UnloadAdapter(adapter=adapter):
+                return self._engine.unload_adapter(adapter)
+            case UnloadDraft(adapter=adapter):
+                return self._engine.unload_draft(adapter)
+
+    def _answer(
+        self,
+        command: LoadAdapter | UnloadAdapter | LoadDraft | UnloadDraft,
+        act: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Do what a command asks, and tell how it went."""
+        error, detail = None, {}
         try:
-            if isinstance(command, LoadAdapter):
-                detail = self._engine.load_adapter(command.adapter, command.path)
-            else:
-                detail = self._engine.unload_adapter(command.adapter)
-        except QuickmatchError as error:
-            return CommandDone(command_id=command.command_id, error=error.message)
-        except Exception as error:  # process boundary: a bad folder must not end the others
+            detail = act()
+        except QuickmatchError as refused:
+            error = refused.message
+        except Exception as failure:  # process boundary: a bad folder must not end the others
             log.exception("%s failed", command)
-            message = f"adapter {command.adapter!r}: {type(error).__name__}: {error}"
-            return CommandDone(command_id=command.command_id, error=message)
-        return CommandDone(command_id=command.command_id, detail=detail)
+            subject = f"adapter {command.adapter!r}"
+            if isinstance(command, LoadDraft):
+                subject = f"draft {command.draft!r}"
+            error = f"{subject}: {type(failure).__name__}: {failure}"
+        self._outbox.append(CommandDone(command_id=command.command_id, error=error, detail=detail))
 
     def _step(self) -> bool:
         """Run one step; False if it threw, and every request has been told."""
@@ -163,6 +206,8 @@ def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
         channel.send([LoadFailed(message=f"{config.model}: {type(error).__name__}: {error}")])
         return 2
     engine = Engine(runner, config)
+    if engine.speculator is not None:
+        engine.speculator.measure_costs(config.max_num_seqs)
     gc.collect()
     gc.freeze()  # the model's objects stay; no later collection has to walk them
     channel.send([_ready(runner, load_s=monotonic() - started)])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.packing import IntPacker
 
@@ -34,9 +34,7 @@ class ReferenceAttention:
         for span, blocks, window in plan:
             keys, values = cache.gather(layer, blocks.tensor, 1)  # [kv_heads, 1, slots, head_dim]
             for i in range(span.num_tokens):
-                end = span.context_len + i + 1
-                low = 0 if window is None else max(0, end - window)
-                seen = slice(low, end)
+                seen = _seen(span, i, window)
                 row = heads[span.start + i, : self._num_heads].float()  # [heads, head_dim]
                 out[span.start + i] = self._attend(row, keys[:, 0, seen], values[:, 0, seen])
         return out
@@ -48,3 +46,18 @@ class ReferenceAttention:
             scores = keys[head // group].float() @ query[head] / math.sqrt(self._head_dim)
             outs.append(scores.softmax(0) @ values[head // group].float())
         return torch.cat(outs)
+
+
+def _seen(span: Span, row: int, window: int | None) -> list[int]:
+    """Return where the KV lies that a row of the span sees, counted from the sequence's start."""
+    position, own = (
+        span.context_len + row,
+        list(range(span.context_len, span.context_len + row + 1)),
+    )
+    if span.tree is not None and row > 0:
+        path = span.tree.path(row - 1)
+        position = span.context_len + len(path)
+        own = [span.context_len, *(span.context_len + 1 + node for node in path)]
+    placed = [*enumerate(range(span.context_len)), *enumerate(own, start=span.context_len)]
+    low = 0 if window is None else position + 1 - window
+    return [at for position_seen, at in placed if position_seen >= low]

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from quickmatch.engine.adapters import read_adapter
 from quickmatch.engine.attention import Attention, TorchAttention
 from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.decoder import Decoder
+from quickmatch.engine.decoder import Decoder, StepInputs
 from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.folder import resolve_model, weight_files
 from quickmatch.engine.generation import eos_token_ids
@@ -30,6 +31,17 @@ from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.precision import choose_dtype
 from quickmatch.engine.rope import RotaryTable
 from quickmatch.engine.sampler import Sampler
+from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.speculation.kept_rows import DraftRequest
+from quickmatch.engine.speculation.model_drafters import (
+    BASE,
+    Head,
+    ModelDrafters,
+    SmallModel,
+)
+from quickmatch.engine.speculation.timing import timing_batch
+from quickmatch.engine.speculation.tree import DraftTree
+from quickmatch.engine.speculation.verify import verify
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +66,7 @@ class ModelRunner:
         with torch.inference_mode():
             self._build(config)
         self._sampler = Sampler()
+        self.drafters = ModelDrafters(self._draft_model(config.speculation))
         self._bank = AdapterBank(config.max_adapters, dtype=self.dtype, device=self.device)
         self.load_s = time.perf_counter() - started
         logger.info(
@@ -69,6 +82,7 @@ class ModelRunner:
     def _build(self, config: EngineConfig) -> None:
         model, dtype, device = self.model_config, self.dtype, self.device
         weights = load_weights(self.folder, model, dtype=dtype, device=device)
+        self._weights = weights
         self.model_bytes = weights.num_bytes
         size = size_kv_cache(config, model, dtype=dtype, device=device)
         self.block_size = config.block_size
@@ -76,6 +90,7 @@ class ModelRunner:
         self.kv_bytes = size.num_bytes
         self.max_model_len = size.max_model_len
         cache = KVCache(model, size.num_blocks, config.block_size, dtype=dtype, device=device)
+        self._cache = cache
         rotary = RotaryTable(
             model.rope, model.head_dim, self.max_model_len, dtype=dtype, device=device
         )
@@ -84,6 +99,21 @@ class ModelRunner:
         )
         self._windows = frozenset(model.windows)
         self._decoder = Decoder(model, weights, rotary, cache, self._attention)
+
+    def _draft_model(self, speculation: SpeculationConfig) -> SmallModel | None:
+        if not speculation.draft_model or "draft_model" not in speculation.drafters:
+            return None
+        from quickmatch.engine.speculation.draft_model import ModelDrafter
+
+        return ModelDrafter(
+            resolve_model(speculation.draft_model),
+            target=self.model_config,
+            num_blocks=self.num_blocks,
+            block_size=self.block_size,
+            max_model_len=self.max_model_len,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
     @property
     def adapters(self) -> list[str]:
@@ -122,33 +152,61 @@ class ModelRunner:
         }
 
     def unload_adapter(self, adapter_id: str) -> None:
-        """Forget an adapter that no running sequence uses. Raises KeyError if not loaded."""
+        """Forget an adapter that no running sequence uses, and its head. KeyError if unknown."""
         self._bank.remove(adapter_id)
+        if adapter_id in self.drafters.versions:
+            self.drafters.drop_head(adapter_id)
 
     @torch.inference_mode()
     def run(self, batch: StepBatch) -> StepResult:
-        """Run one step: write its tokens' KV, and choose a token for every span that asks."""
-        states = [span.sample for span in batch.spans if span.sample is not None]
-        logits = self.logits(batch)
-        if logits is None:
-            return StepResult([None] * len(batch.spans))
-        chosen = iter(self._sampler.sample(states, logits))
-        sampled: list[Sampled | None] = [
-            None if span.sample is None else next(chosen) for span in batch.spans
-        ]
+        """Run one step: write its tokens' KV, and choose tokens for every span that asks.
+
+        Drafts are verified, and the KV of accepted nodes is moved to their places.
+        """
+        inputs = self._inputs(batch, aux_layers=self.drafters.aux_layers)
+        logits = self._decoder.forward(inputs)
+        sampled: list[Sampled | None] = [None] * len(batch.spans)
+        if logits is not None:
+            asking = [i for i, span in enumerate(batch.spans) if span.sample is not None]
+            spans = [batch.spans[i] for i in asking]
+            states = [span.sample for span in spans if span.sample is not None]
+            chosen = verify(self._sampler, states, [span.tree for span in spans], logits)
+            for index, one in zip(asking, chosen, strict=True):
+                sampled[index] = one
+            self._move_accepted(batch, sampled)
+        if self.drafters:
+            self.drafters.observe(batch, sampled, inputs.aux)
         return StepResult(sampled)
 
-    @torch.inference_mode()
-    def logits(self, batch: StepBatch) -> torch.Tensor | None:
-        """Run the model and return the logits [num_sampled, vocab]; None if no span samples."""
-        inputs = make_inputs(
+    def _move_accepted(self, batch: StepBatch, sampled: list[Sampled | None]) -> None:
+        """Node i lies behind i others; one that was accepted belongs right behind its parent."""
+        sources: list[int] = []
+        targets: list[int] = []
+        for span, one in zip(batch.spans, sampled, strict=True):
+            if one is None or span.tree is None:
+                continue
+            for place, node in enumerate(one.accepted):
+                if node != place:
+                    sources.append(batch.slots[span.start + 1 + node])
+                    targets.append(batch.slots[span.start + 1 + place])
+        if sources:
+            moves = torch.tensor([sources, targets], device=self.device)
+            self._cache.move(moves[0], moves[1])
+
+    def _inputs(self, batch: StepBatch, **asked: Any) -> StepInputs:
+        return make_inputs(
             batch,
             attention=self._attention,
             windows=self._windows,
             lora=self._bank.step(batch.spans, len(batch.token_ids)),
             device=self.device,
+            **asked,
         )
-        return self._decoder.forward(inputs)
+
+    @torch.inference_mode()
+    def logits(self, batch: StepBatch) -> torch.Tensor | None:
+        """Run the model and return the logits [num_sampled, vocab]; None if no span samples."""
+        return self._decoder.forward(self._inputs(batch))
 
     @torch.inference_mode()
     def features(
@@ -159,18 +217,65 @@ class ModelRunner:
         The hidden states entering `aux_layers`, side by side [num_tokens, len(aux_layers) *
         hidden], and the target's logits [num_tokens, vocab], both in the model's dtype.
         """
-        inputs = make_inputs(
-            batch,
-            attention=self._attention,
-            windows=self._windows,
-            lora=self._bank.step(batch.spans, len(batch.token_ids)),
-            device=self.device,
-            aux_layers=aux_layers,
-            wants_all=True,
-        )
+        inputs = self._inputs(batch, aux_layers=aux_layers, wants_all=True)
         logits = self._decoder.forward(inputs)
         assert logits is not None
         return torch.cat(inputs.aux, dim=-1), logits
+
+    # ---- drafts
+
+    def read_draft(self, path: str) -> Head:
+        """Read a trained head. Changes nothing, so another thread may do it between two steps.
+
+        Raises ModelLoadError on a head that does not fit the model.
+        """
+        from quickmatch.engine.speculation.head import HeadDrafter
+        from quickmatch.engine.speculation.head_folder import read_head
+
+        config, tensors = read_head(Path(path))
+        with torch.inference_mode():
+            return HeadDrafter(
+                config,
+                tensors,
+                embedding=self._weights.embedding,
+                model=self.model_config,
+                num_blocks=self.num_blocks,
+                block_size=self.block_size,
+                max_model_len=self.max_model_len,
+                dtype=self.dtype,
+                device=self.device,
+            )
+
+    def put_draft(self, adapter: str, draft: str, head: Head) -> None:
+        """Let a head that was read draft for an adapter (BASE: for the base model) from now on."""
+        row = -1 if adapter == BASE else self.adapter_row(adapter)
+        self.drafters.put_head(adapter, row, draft, head)
+
+    @property
+    def draft_versions(self) -> dict[str, str]:
+        """Version ids of the loaded heads, by adapter version id."""
+        return self.drafters.versions
+
+    def can_draft(self, adapter_row: int) -> bool:
+        """Whether a model drafter is loaded for sequences of this adapter."""
+        return self.drafters.drafter(adapter_row) is not None
+
+    def forget(self, sequence_id: int) -> None:
+        """Drop what the model drafters keep of a sequence."""
+        self.drafters.forget(sequence_id)
+
+    def unload_draft(self, adapter: str) -> None:
+        """Forget the head of an adapter. Raises ConfigError if there is none."""
+        self.drafters.drop_head(adapter)
+
+    @torch.inference_mode()
+    def draft(
+        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+    ) -> list[DraftTree]:
+        """Have the model drafters go on with these sequences."""
+        return self.drafters.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+
+    # ---- before any sequence runs
 
     def warm_up(self) -> None:
         """Run a prefill and a decode, so that the first request finds kernels made.
@@ -183,6 +288,16 @@ class ModelRunner:
             positions = list(range(context_len, context_len + num_tokens))
             span = Span(0, num_tokens, context_len, [0], -1, state)
             self.run(StepBatch([0] * num_tokens, positions, positions, [span]))
+
+    def time_step(self, num_seqs: int, num_rows: int) -> float:
+        """Return the seconds of a step that verifies drafts of num_rows rows in all.
+
+        Writes to slots like `warm_up`. Raises ConfigError if there are too few of them.
+        """
+        batch = timing_batch(num_seqs, num_rows, self.num_blocks, self.block_size)
+        started = time.perf_counter()
+        self.run(batch)
+        return time.perf_counter() - started
 
 
 def auto_num_threads(folder: Path) -> int:

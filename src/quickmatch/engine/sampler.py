@@ -1,5 +1,8 @@
 """Chooses each row's next token from its logits, as its SamplingParams ask.
 
+A row is a sequence's next token, or the one behind some tokens of a draft: those count as if they
+were in the output already (`verify.py` walks the draft).
+
 Order, as vLLM has it: logit_bias; penalties (repetition over prompt and output, as in
 transformers; frequency and presence over the output, as OpenAI defines them); tokens that would
 end the text too early masked; then for rows that sample: temperature, min_p, top_k, top_p.
@@ -10,15 +13,18 @@ So the choice is a function of the row's logits and its key: not of the batch, n
 or in what order steps were taken. Over the vocabulary's order and not the sorted one, a change
 of the logits by rounding moves the choice only where it moves the distribution.
 
-Ties at the edge of top_k and top_p are kept. A batch that is greedy throughout takes an argmax
-and nothing else. logprobs are those of the model's raw logits, before any of the above.
+Ties at the edge of top_k and top_p are kept. logprobs are those of the model's raw logits, before
+any of the above.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quickmatch.core.sampling import SamplingParams
-from quickmatch.engine.batch import Sampled, SampleState
+from quickmatch.engine.batch import SampleState
 from quickmatch.engine.penalties import PenaltyHistories
 
 _MASK64 = (1 << 64) - 1
@@ -42,45 +48,67 @@ def _splitmix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
+@dataclass(slots=True)
+class Row:
+    """One row of logits: a sequence's next token, behind `path` of a draft's tokens."""
+
+    state: SampleState
+    path: Sequence[int] = ()
+
+    @property
+    def position(self) -> int:
+        """Index in the output of the token that this row chooses."""
+        return len(self.state.output_token_ids) + len(self.path)
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the output may not end here yet."""
+        return self.position < self.state.params.min_tokens
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its token is the argmax of the logits as they are."""
+        params = self.state.params
+        is_adjusted = params.logit_bias or params.has_penalties or self.is_early
+        return params.is_greedy and not is_adjusted
+
+
 class Sampler:
     """Samples for a step's rows. Keeps only what penalties would otherwise count anew."""
 
     def __init__(self) -> None:
         self._histories = PenaltyHistories()
 
-    def sample(self, states: list[SampleState], logits: Tensor) -> list[Sampled]:
-        """Choose a token a row. logits: [len(states), vocab], any float dtype; not changed."""
-        logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
-        adjusted = self._adjust(states, logits)
-        greedy_ids: list[int] = adjusted.argmax(-1).tolist()
-        sampled_rows = [i for i, state in enumerate(states) if not state.params.is_greedy]
-        for row, token_id in zip(sampled_rows, _draw(states, sampled_rows, adjusted), strict=True):
-            greedy_ids[row] = token_id
-        out = [Sampled(token_id) for token_id in greedy_ids]
-        _fill_logprobs(states, logits, out)
-        return out
+    def choose(self, rows: list[Row], logits: Tensor) -> list[int]:
+        """Choose a token a row. logits: [len(rows), vocab], float32; not changed."""
+        adjusted = self._adjust(rows, logits)
+        chosen: list[int] = adjusted.argmax(-1).tolist()
+        drawn = [i for i, row in enumerate(rows) if not row.state.params.is_greedy]
+        for i, token_id in zip(drawn, _draw(rows, drawn, adjusted), strict=True):
+            chosen[i] = token_id
+        return chosen
 
-    def _adjust(self, states: list[SampleState], logits: Tensor) -> Tensor:
+    def forget_others(self, states: list[SampleState]) -> None:
+        """Keep the histories of these sequences only: those of the step that ends."""
+        self._histories.keep_only(states)
+
+    def _adjust(self, rows: list[Row], logits: Tensor) -> Tensor:
         """Return the logits with biases, penalties and early ends applied, or the input."""
-        biased = [i for i, state in enumerate(states) if state.params.logit_bias]
-        penalised = [i for i, state in enumerate(states) if state.params.has_penalties]
-        early = [i for i, state in enumerate(states) if _is_early(state)]
+        biased = [i for i, row in enumerate(rows) if row.state.params.logit_bias]
+        penalised = [i for i, row in enumerate(rows) if row.state.params.has_penalties]
+        early = [i for i, row in enumerate(rows) if row.is_early]
         if not (biased or penalised or early):
             return logits
         adjusted = logits.clone()
-        for row in biased:
-            _add_bias(adjusted[row], states[row].params)
-        if penalised:
-            self._histories.apply([states[row] for row in penalised], penalised, adjusted)
-        for row in early:
-            state = states[row]
+        for i in biased:
+            _add_bias(adjusted[i], rows[i].state.params)
+        for i in penalised:
+            self._histories.apply(rows[i].state, rows[i].path, adjusted[i])
+        for i in early:
+            state = rows[i].state
             ends = [*state.eos_token_ids, *state.params.stop_token_ids]
-            adjusted[row, [t for t in ends if 0 <= t < adjusted.shape[1]]] = -torch.inf
+            adjusted[i, [t for t in ends if 0 <= t < adjusted.shape[1]]] = -torch.inf
         return adjusted
-
-
-def _is_early(state: SampleState) -> bool:
-    return len(state.output_token_ids) < state.params.min_tokens
 
 
 def _add_bias(row: Tensor, params: SamplingParams) -> None:
@@ -90,14 +118,14 @@ def _add_bias(row: Tensor, params: SamplingParams) -> None:
     row.index_add_(0, ids, biases)
 
 
-def _draw(states: list[SampleState], rows: list[int], logits: Tensor) -> list[int]:
-    """Return a token for each of `rows`, drawn from its filtered distribution."""
-    if not rows:
+def _draw(rows: list[Row], drawn: list[int], logits: Tensor) -> list[int]:
+    """Return a token for each row in `drawn`, from its filtered distribution."""
+    if not drawn:
         return []
-    picked = logits if len(rows) == len(states) else logits[rows]
-    chosen = [states[row] for row in rows]
-    uniforms = [keyed_uniform(s.seed, len(s.output_token_ids)) for s in chosen]
-    weights = _filtered_weights([s.params for s in chosen], picked)
+    picked = logits if len(drawn) == len(rows) else logits[drawn]
+    chosen = [rows[i] for i in drawn]
+    uniforms = [keyed_uniform(row.state.seed, row.position) for row in chosen]
+    weights = _filtered_weights([row.state.params for row in chosen], picked)
     # float64 so that the sum over a large vocabulary keeps the smallest probabilities.
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     target = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
@@ -151,17 +179,19 @@ def _keep_top_p(weights: Tensor, top_ps: list[float]) -> Tensor:
     return weights.masked_fill(weights < edge, 0.0)
 
 
-def _fill_logprobs(states: list[SampleState], logits: Tensor, out: list[Sampled]) -> None:
-    rows = [i for i, state in enumerate(states) if state.params.logprobs is not None]
-    if not rows:
-        return
-    logprobs = logits[rows].log_softmax(-1)
-    most = max(states[row].params.logprobs or 0 for row in rows)
-    values, ids = logprobs.topk(min(most, logprobs.shape[1]))
-    chosen = logprobs.gather(1, torch.tensor([[out[r].token_id] for r in rows]).to(ids.device))
-    for row, token, top_ids, top_values in zip(
-        rows, chosen[:, 0].tolist(), ids.tolist(), values.tolist(), strict=True
+def top_logprobs(
+    logits: Tensor, token_ids: list[int], top_ks: list[int]
+) -> list[list[tuple[int, float]]]:
+    """Return for each row the logprob of its token, then of its k most likely ones.
+
+    logits: [rows, vocab], float32, as the model gave them.
+    """
+    logprobs = logits.log_softmax(-1)
+    values, ids = logprobs.topk(min(max(top_ks), logprobs.shape[1]))
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])
+    out = []
+    for token_id, logprob, k, top_ids, top_values in zip(
+        token_ids, chosen[:, 0].tolist(), top_ks, ids.tolist(), values.tolist(), strict=True
     ):
-        k = states[row].params.logprobs or 0
-        top = list(zip(top_ids[:k], top_values[:k], strict=True))
-        out[row].logprobs = [(out[row].token_id, token), *top]
+        out.append([(token_id, logprob), *zip(top_ids[:k], top_values[:k], strict=True)])
+    return out

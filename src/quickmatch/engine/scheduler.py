@@ -5,7 +5,9 @@ or when a sequence should end; the engine tells it.
 
 One step is one flattened batch under `max_num_batched_tokens`:
 
-1. every running sequence that decodes, oldest first, so that no prompt can hold them up;
+1. every running sequence that decodes, oldest first, so that no prompt can hold them up; with the
+   draft that was made for it, as far as budget and free blocks go: a draft never costs another
+   sequence its token or its blocks;
 2. then running prompts that are not through yet, a chunk each, oldest first;
 3. then the head of the queue, while there is a place, budget and blocks.
 
@@ -23,13 +25,14 @@ one, so the oldest can always take what it needs and some sequence always moves 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from quickmatch.core.clock import Clock, monotonic
 from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.blocks import BlockAllocator
 from quickmatch.engine.sequence import Sequence, SequenceState
+from quickmatch.engine.speculation.tree import DraftTree
 
 
 @dataclass(slots=True)
@@ -107,10 +110,31 @@ class Scheduler:
 
     # ---- planning a step
 
-    def schedule(self) -> Step:
-        """Plan one step. It is empty only if no sequence is live."""
+    @property
+    def decoding(self) -> list[Sequence]:
+        """Running sequences that are through with their prompt, oldest first."""
+        return [s for s in self.running if s.num_new_tokens == 1 and s.num_output_tokens]
+
+    @property
+    def num_prefill_rows(self) -> int:
+        """Rows of the next step that will be prompts', if the budget has them."""
+        waiting = sum(s.num_new_tokens for s in self.running if s.num_new_tokens > 1)
+        if self.waiting and len(self.running) < self._max_num_seqs:
+            waiting += self.waiting[0].num_new_tokens
+        return min(waiting, self._max_num_batched_tokens)
+
+    @property
+    def max_draft_rows(self) -> int:
+        """Rows of a step that drafts may take: half of what decoding leaves."""
+        return (self._max_num_batched_tokens - len(self.running)) // 2
+
+    def schedule(self, drafts: Mapping[int, DraftTree] | None = None) -> Step:
+        """Plan one step. It is empty only if no sequence is live.
+
+        drafts: by the id of a decoding sequence; one that does not fit is cut.
+        """
         step = Step()
-        budget, prefills = self._schedule_decodes(step, self._max_num_batched_tokens)
+        budget, prefills = self._schedule_decodes(step, drafts or {})
         for sequence in prefills:
             budget -= self._add_span(step, sequence, budget)
         while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
@@ -119,12 +143,16 @@ class Scheduler:
             budget -= self._add_span(step, self.running[-1], budget)
         return step
 
-    def _schedule_decodes(self, step: Step, budget: int) -> tuple[int, list[Sequence]]:
+    def _schedule_decodes(
+        self, step: Step, drafts: Mapping[int, DraftTree]
+    ) -> tuple[int, list[Sequence]]:
         """Give one token to each decoding sequence; return what is left, and who prefills.
 
         Preemption takes from the end of `running`, which this walk has not reached: who is in
         the step or among the prefills already stays.
         """
+        budget = self._max_num_batched_tokens
+        draft_budget = max(0, self.max_draft_rows)
         prefills: list[Sequence] = []
         index = 0
         while index < len(self.running):
@@ -133,8 +161,55 @@ class Scheduler:
             if sequence.num_new_tokens > 1:
                 prefills.append(sequence)
             elif budget > 0 and self._grow(sequence):
-                budget -= self._add_span(step, sequence, 1)
+                tree = drafts.get(sequence.id)
+                if tree is None:
+                    budget -= self._add_span(step, sequence, 1)
+                    continue
+                num_rows = self._add_draft(step, sequence, tree, draft_budget)
+                budget -= num_rows
+                draft_budget -= num_rows - 1
         return budget, prefills
+
+    def reserve(self, sequence: Sequence, num_tokens: int) -> int:
+        """Get blocks for so many tokens beyond the next one; return for how many there are now.
+
+        Takes no block that a running sequence could need for its next token.
+        """
+        size = self.blocks.block_size
+        wanted = sequence.num_computed_tokens + 1 + num_tokens
+        table = sequence.block_table
+        while len(table) * size < wanted and self.blocks.num_free > len(self.running):
+            table.append(self.blocks.allocate())
+        return max(0, min(wanted, len(table) * size) - sequence.num_computed_tokens - 1)
+
+    def _add_draft(self, step: Step, sequence: Sequence, tree: DraftTree, budget: int) -> int:
+        """Append the last token with as much of the tree as fits; return the number of rows."""
+        num_nodes = min(len(tree), budget)
+        num_nodes = min(num_nodes, self.reserve(sequence, num_nodes))
+        if num_nodes < 1:
+            return self._add_span(step, sequence, 1)
+        if num_nodes < len(tree):
+            tree = tree.keep(range(num_nodes))
+        start, batch = sequence.num_computed_tokens, step.batch
+        table, size = sequence.block_table, self.blocks.block_size
+        step.sequences.append(sequence)
+        batch.spans.append(
+            Span(
+                start=len(batch.token_ids),
+                num_tokens=1 + num_nodes,
+                context_len=start,
+                block_table=table,
+                adapter_row=sequence.adapter_row,
+                sample=sequence.sample,
+                tree=tree,
+                sequence_id=sequence.id,
+            )
+        )
+        batch.token_ids += [sequence.token_ids[start], *tree.token_ids]
+        batch.positions += [start, *(start + depth for depth in tree.depths())]
+        places = range(start, start + 1 + num_nodes)
+        batch.slots += [table[p // size] * size + p % size for p in places]
+        return 1 + num_nodes
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for the next token's KV, preempting the newest; False if that is itself."""
@@ -219,6 +294,8 @@ class Scheduler:
                 block_table=table,
                 adapter_row=sequence.adapter_row,
                 sample=sequence.sample if is_last_chunk else None,
+                sequence_id=sequence.id,
+                next_token_id=-1 if is_last_chunk else sequence.token_ids[start + num_tokens],
             )
         )
         if num_tokens == 1:  # the common case, decoding, without slices and generators
@@ -234,10 +311,13 @@ class Scheduler:
 
     # ---- after a step
 
-    def advance(self, sequence: Sequence, num_tokens: int) -> None:
-        """Record that the KV of the sequence's next `num_tokens` tokens is stored."""
-        if sequence.num_output_tokens and sequence.num_new_tokens == 1:
-            self.counters.num_decode_tokens += 1
+    def advance(self, sequence: Sequence, num_tokens: int, *, is_decode: bool = False) -> None:
+        """Record that the KV of the sequence's next `num_tokens` tokens is stored.
+
+        They are among its `token_ids` by now. Blocks that only rejected nodes lay in go back.
+        """
+        if is_decode:
+            self.counters.num_decode_tokens += num_tokens
         else:
             self.counters.num_prefill_tokens += num_tokens
         sequence.num_computed_tokens += num_tokens
@@ -247,6 +327,10 @@ class Scheduler:
             self.blocks.publish(sequence.block_table[index], digest)
             self._promised.discard(digest)
             sequence.num_published_blocks = index + 1
+        needed = self.blocks.blocks_for(sequence.num_tokens)
+        if len(sequence.block_table) > needed:
+            self.blocks.release(sequence.block_table[needed:])
+            del sequence.block_table[needed:]
 
     def _release(self, sequence: Sequence) -> None:
         for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):

@@ -28,6 +28,7 @@ class Sequence:
     """Made by the engine at arrival; the scheduler alone moves it from state to state."""
 
     request_id: str
+    id: int = -1  # a small number, unique in the engine's life
     token_ids: list[int]  # prompt, then output
     sample: SampleState
     max_len: int  # tokens in all; reaching it ends the sequence with "length"
@@ -35,6 +36,7 @@ class Sequence:
     arrival_s: float
     adapter: str | None = None
     adapter_row: int = -1
+    scope: str = ""  # whose past outputs its drafts may come from
 
     # set by the scheduler
     state: SequenceState = SequenceState.WAITING

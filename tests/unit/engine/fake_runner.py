@@ -6,7 +6,7 @@ scheduler said was right, and `alone` says what the answer has to be.
 """
 
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
@@ -15,9 +15,10 @@ from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepR
 Entry = tuple[int, int, str]  # token id, position, adapter load
 
 
-def choose(entries: list[Entry], sample: SampleState, vocab_size: int) -> int:
+def choose(entries: list[Entry], sample: SampleState, vocab_size: int, num_drafted: int = 0) -> int:
     """The next token: a function of all that the KV memory should hold, and of the seed."""
-    is_eos_masked = len(sample.output_token_ids) < sample.params.min_tokens
+    num_output = len(sample.output_token_ids) + num_drafted
+    is_eos_masked = num_output < sample.params.min_tokens
     salt = 0
     while True:
         digest = blake2b(repr((entries, sample.seed, salt)).encode(), digest_size=8).digest()
@@ -45,6 +46,7 @@ class FakeRunner:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self.batches: list[StepBatch] = []
+        self.num_moved = 0  # accepted nodes that did not lie in their places
         self.loaded: dict[str, int] = {}  # adapter id -> row
         self._loads: dict[int, str] = {-1: "base"}  # row -> content
         self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
@@ -63,31 +65,61 @@ class FakeRunner:
         return StepResult([self._sample(span) for span in batch.spans])
 
     def _write(self, batch: StepBatch, span: Span) -> None:
-        for i in range(span.num_tokens):
+        depths = range(span.num_tokens) if span.tree is None else [0, *span.tree.depths()]
+        for i, depth in enumerate(depths):
             position = batch.positions[span.start + i]
             slot = batch.slots[span.start + i]
-            assert position == span.context_len + i
-            assert slot == self._slot(span, position)
+            assert position == span.context_len + depth
+            assert slot == self._slot(span, span.context_len + i)
             content = self._loads[span.adapter_row]
             self._slots[slot] = (batch.token_ids[span.start + i], position, content)
 
-    def _slot(self, span: Span, position: int) -> int:
-        block = span.block_table[position // self.block_size]
-        return block * self.block_size + position % self.block_size
+    def _slot(self, span: Span, place: int) -> int:
+        block = span.block_table[place // self.block_size]
+        return block * self.block_size + place % self.block_size
 
     def _sample(self, span: Span) -> Sampled | None:
+        """Walk the tree as the real runner does, and move what was accepted."""
         if span.sample is None:
             return None
-        length = span.context_len + span.num_tokens
-        entries: list[Entry] = []
-        for position in range(length):
-            entry = self._slots[self._slot(span, position)]
-            assert entry is not None, f"position {position} was never computed"
-            entries.append(entry)
-        token_id = choose(entries, span.sample, self.vocab_size)
-        k = span.sample.params.logprobs
-        logprobs = [] if k is None else [(token_id, -0.5), *((i, -1.0 - i) for i in range(k))]
-        return Sampled(token_id, logprobs)
+        known = span.context_len + (span.num_tokens if span.tree is None else 1)
+        entries = [self._read(span, place) for place in range(known)]
+        children = {} if span.tree is None else span.tree.children()
+        node, sampled = -1, Sampled([])
+        while True:
+            depth = len(sampled.accepted)
+            token_id = choose(entries, span.sample, self.vocab_size, depth)
+            sampled.token_ids.append(token_id)
+            k = span.sample.params.logprobs
+            if k is not None:
+                likely = [(i, -1.0 - i) for i in range(k)]
+                sampled.logprobs.append([(token_id, -0.5), *likely])
+            child = children.get(node, {}).get(token_id)
+            if child is None:
+                break
+            entries.append(self._read(span, known + child))
+            sampled.accepted.append(child)
+            node = child
+        for place, accepted in enumerate(sampled.accepted):
+            self._slots[self._slot(span, known + place)] = entries[known + place]
+            assert accepted >= place
+            self.num_moved += accepted != place
+        return sampled
+
+    def _read(self, span: Span, place: int) -> Entry:
+        entry = self._slots[self._slot(span, place)]
+        assert entry is not None, f"place {place} was never computed"
+        return entry
+
+    # ---- drafts: none of its own
+
+    draft_versions: ClassVar[dict[str, str]] = {}
+
+    def can_draft(self, adapter_row: int) -> bool:  # noqa: ARG002
+        return False
+
+    def forget(self, sequence_id: int) -> None:
+        pass
 
     # ---- adapters
 

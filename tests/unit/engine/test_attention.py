@@ -12,9 +12,10 @@ from quickmatch.engine.model_config import ModelConfig, RopeConfig
 from quickmatch.engine.packing import IntPacker
 from quickmatch.engine.precision import cpu_has
 from quickmatch.engine.reference_attention import ReferenceAttention
+from quickmatch.engine.speculation.tree import DraftTree, Source
 
 CPU = torch.device("cpu")
-NUM_BLOCKS = 96
+NUM_BLOCKS = 512
 
 
 def config_of(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelConfig:
@@ -34,16 +35,24 @@ def config_of(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelConfig:
     )
 
 
+def random_tree(chance: random.Random, num_nodes: int) -> DraftTree:
+    tree = DraftTree()
+    for node in range(num_nodes):
+        tree.add(node, chance.randint(-1, node - 1), 0.5, Source.HEAD)
+    return tree
+
+
 def random_batch(chance: random.Random, block_size: int) -> StepBatch:
-    """Decodes, first chunks and later chunks in random order, each on blocks of its own."""
+    """Decodes, draft trees, first and later chunks in random order, each on blocks of its own."""
     blocks = list(range(NUM_BLOCKS))
     chance.shuffle(blocks)
     batch = StepBatch([], [], [], [])
     for _ in range(chance.randint(1, 7)):
         context = chance.choice([0, 0, chance.randint(1, 30)])
-        new = chance.choice([1, 1, chance.randint(2, 9)])
+        new = chance.choice([1, 1, chance.randint(2, 9), chance.randint(33, 40)])
         table = [blocks.pop() for _ in range(-(-(context + new) // block_size))]
-        batch.spans.append(Span(len(batch.token_ids), new, context, table, -1, None))
+        tree = random_tree(chance, new - 1) if 1 < new < 10 and chance.random() < 0.7 else None
+        batch.spans.append(Span(len(batch.token_ids), new, context, table, -1, None, tree))
         for i in range(context, context + new):
             batch.token_ids.append(0)
             batch.positions.append(i)
@@ -112,7 +121,7 @@ def test_long_and_short_decodes_are_batched_apart() -> None:
     spans = [Span(i, 1, 4 * n - 1, list(range(n)), -1, None) for i, n in enumerate((1, 1, 40, 2))]
     batch = StepBatch([0] * 4, [0] * 4, [0] * 4, spans)
     plan = attention.plan(batch, None, IntPacker())
-    assert sorted(len(group.rows) for group in plan.decodes) == [1, 1, 2]
+    assert sorted(group.num_spans for group in plan.groups) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,8 +9,9 @@ from scipy.stats import chisquare
 
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine import sampler as sampler_module
-from quickmatch.engine.batch import SampleState
-from quickmatch.engine.sampler import Sampler, keyed_uniform
+from quickmatch.engine.batch import Sampled, SampleState
+from quickmatch.engine.sampler import Row, Sampler, keyed_uniform
+from quickmatch.engine.speculation.verify import verify
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 2
@@ -22,11 +23,15 @@ def state(seed: int = 0, output: list[int] | None = None, **params: Any) -> Samp
     return SampleState(SamplingParams(**params), seed, prompt, output or [], eos)
 
 
+def sample(sampler: Sampler, states: list[SampleState], logits: torch.Tensor) -> list[Sampled]:
+    return verify(sampler, states, [None] * len(states), logits)
+
+
 def draw(num: int, **params: Any) -> torch.Tensor:
     """Counts of tokens over `num` seeds, drawn in batches."""
     states = [state(seed, **params) for seed in range(num)]
-    chosen = Sampler().sample(states, LOGITS.expand(num, -1))
-    return torch.bincount(torch.tensor([s.token_id for s in chosen]), minlength=VOCAB)
+    chosen = sample(Sampler(), states, LOGITS.expand(num, -1))
+    return torch.bincount(torch.tensor([s.token_ids[0] for s in chosen]), minlength=VOCAB)
 
 
 def kept_by(**params: Any) -> set[int]:
@@ -54,7 +59,7 @@ def test_law_over_positions_of_one_sequence() -> None:
     one = state(seed=11)
     sampler, counts = Sampler(), torch.zeros(VOCAB, dtype=torch.int64)
     for _ in range(5000):
-        token_id = sampler.sample([one], LOGITS[None])[0].token_id
+        token_id = sample(sampler, [one], LOGITS[None])[0].token_ids[0]
         one.output_token_ids.append(token_id)
         counts[token_id] += 1
     assert_follows(counts, LOGITS.softmax(0).double())
@@ -85,9 +90,9 @@ def test_top_p_on_a_flat_law_needs_more_than_the_likeliest(monkeypatch: pytest.M
     """The short way over the likeliest tokens and the long way over all agree."""
     wide = torch.randn(64, 300, generator=torch.Generator().manual_seed(1)) * 0.1
     states = [state(seed, top_p=0.9) for seed in range(64)]
-    right = [s.token_id for s in Sampler().sample(states, wide)]
+    right = [s.token_ids[0] for s in sample(Sampler(), states, wide)]
     monkeypatch.setattr(sampler_module, "_TOP_P_FIRST", 16)
-    assert [s.token_id for s in Sampler().sample(states, wide)] == right
+    assert [s.token_ids[0] for s in sample(Sampler(), states, wide)] == right
 
 
 def test_choice_depends_on_row_and_key_alone() -> None:
@@ -108,13 +113,13 @@ def test_choice_depends_on_row_and_key_alone() -> None:
         state(11, temperature=5.0),
         state(12, top_k=1),
     ]
-    alone = [Sampler().sample([s], logits[i : i + 1])[0] for i, s in enumerate(states)]
+    alone = [sample(Sampler(), [s], logits[i : i + 1])[0] for i, s in enumerate(states)]
     sampler = Sampler()
-    assert sampler.sample(states, logits) == alone
+    assert sample(sampler, states, logits) == alone
     backwards = list(range(11, -1, -1))
-    assert sampler.sample([states[i] for i in backwards], logits[backwards]) == alone[::-1]
+    assert sample(sampler, [states[i] for i in backwards], logits[backwards]) == alone[::-1]
     some = [7, 2, 4, 10]
-    assert sampler.sample([states[i] for i in some], logits[some]) == [alone[i] for i in some]
+    assert sample(sampler, [states[i] for i in some], logits[some]) == [alone[i] for i in some]
 
 
 def test_key_is_seed_and_position() -> None:
@@ -141,41 +146,45 @@ def test_penalties_by_their_definition() -> None:
         presence_penalty=0.25,
     )
     sampler = Sampler()
-    torch.testing.assert_close(sampler._adjust([one], LOGITS[None])[0], right)
+    torch.testing.assert_close(sampler._adjust([Row(one)], LOGITS[None])[0], right)
     # A step later only the new token is counted; the result is that of a fresh sampler.
     for token in (9, 30):
         one.output_token_ids.append(token)
-        got = sampler._adjust([one], LOGITS[None])
-        assert torch.equal(got, Sampler()._adjust([one], LOGITS[None]))
+        got = sampler._adjust([Row(one)], LOGITS[None])
+        assert torch.equal(got, Sampler()._adjust([Row(one)], LOGITS[None]))
+    # The tokens of a draft count as if they were out already.
+    got = sampler._adjust([Row(one, (30, 8, 8, 31))], LOGITS[None])
+    one.output_token_ids += [30, 8, 8, 31]
+    assert torch.equal(got, Sampler()._adjust([Row(one)], LOGITS[None]))
 
 
 def test_bias_and_early_ends() -> None:
     best = int(LOGITS.argmax())
     second = LOGITS.argsort(descending=True)[1]
-    assert Sampler().sample([state(temperature=0.0)], LOGITS[None])[0].token_id == best
+    assert sample(Sampler(), [state(temperature=0.0)], LOGITS[None])[0].token_ids[0] == best
     banned = state(temperature=0.0, logit_bias={best: -100.0, 10**6: 5.0})
-    assert Sampler().sample([banned], LOGITS[None])[0].token_id == second
+    assert sample(Sampler(), [banned], LOGITS[None])[0].token_ids[0] == second
     for params in ({"eos": (best,)}, {"stop_token_ids": (best,)}):
         early = state(temperature=0.0, min_tokens=2, **params)
-        assert Sampler().sample([early], LOGITS[None])[0].token_id == second
+        assert sample(Sampler(), [early], LOGITS[None])[0].token_ids[0] == second
         early.output_token_ids += [0, 0]
-        assert Sampler().sample([early], LOGITS[None])[0].token_id == best
+        assert sample(Sampler(), [early], LOGITS[None])[0].token_ids[0] == best
 
 
 def test_logprobs_are_the_raw_models() -> None:
     raw = LOGITS.log_softmax(0)
     one = state(seed=4, temperature=3.0, logit_bias={2: 9.0}, logprobs=3)
     two = state(seed=5, logprobs=0)
-    first, second = Sampler().sample([one, two], LOGITS.expand(2, -1))
-    assert [t for t, _ in first.logprobs] == [first.token_id, *raw.topk(3).indices.tolist()]
-    for token_id, logprob in first.logprobs:
+    first, second = sample(Sampler(), [one, two], LOGITS.expand(2, -1))
+    assert [t for t, _ in first.logprobs[0]] == [first.token_ids[0], *raw.topk(3).indices.tolist()]
+    for token_id, logprob in first.logprobs[0]:
         assert math.isclose(logprob, float(raw[token_id]), abs_tol=1e-5)
-    assert [t for t, _ in second.logprobs] == [second.token_id]
-    assert Sampler().sample([state()], LOGITS[None])[0].logprobs == []
+    assert [t for t, _ in second.logprobs[0]] == [second.token_ids[0]]
+    assert sample(Sampler(), [state()], LOGITS[None])[0].logprobs == []
 
 
 def test_bfloat16_logits_are_taken() -> None:
     rows = LOGITS.to(torch.bfloat16).expand(2, -1)
-    greedy, drawn = Sampler().sample([state(temperature=0.0), state(1)], rows)
-    assert greedy.token_id == int(rows[0].float().argmax())
-    assert 0 <= drawn.token_id < VOCAB
+    greedy, drawn = sample(Sampler(), [state(temperature=0.0), state(1)], rows)
+    assert greedy.token_ids[0] == int(rows[0].float().argmax())
+    assert 0 <= drawn.token_ids[0] < VOCAB

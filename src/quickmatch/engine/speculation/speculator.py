@@ -1,0 +1,288 @@
+"""Between the engine's steps: asks the drafters, lets the controller choose, learns from verdicts.
+
+Owns the drafters' view of every live sequence. It does not decide what a draft is worth (the
+controller) nor whether it holds (verify.py). With no draft worth its cost it proposes nothing, and
+the step is the plain one.
+
+A step's proposal: the drafters that cost microseconds first (the caller's prediction, the suffix
+index); then, only where the controller expects to gain by it, those that run a model; then the
+controller merges and prunes all sequences' trees together.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from quickmatch.core.clock import Clock, monotonic
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.batch import Sampled
+from quickmatch.engine.scheduler import Scheduler, Step
+from quickmatch.engine.sequence import Sequence
+from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.speculation.controller import Controller
+from quickmatch.engine.speculation.costs import CostTable, points_to_measure
+from quickmatch.engine.speculation.kept_rows import DraftRequest
+from quickmatch.engine.speculation.prediction import PredictionDrafter
+from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
+
+
+try:
+    from quickmatch.engine.speculation.suffix import SuffixDrafter
+except ImportError:  # until the index is there
+
+    class SuffixDrafter:  # type: ignore[no-redef]
+        """Drafts nothing."""
+
+        num_tokens = num_bytes = 0
+
+        def __init__(self, **_: object) -> None: ...
+        def start(self, *_: object) -> None: ...
+        def extend(self, *_: object) -> None: ...
+        def finish(self, *_: object) -> None: ...
+        def remember(self, *_: object) -> None: ...
+        def draft(self, *_: object) -> DraftTree:
+            return DraftTree()
+
+
+class DraftRunner(Protocol):
+    """What speculation needs of the model side."""
+
+    def draft(
+        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+    ) -> list[DraftTree]:
+        """Have the model drafters go on with these sequences."""
+
+    def can_draft(self, adapter_row: int) -> bool:
+        """Whether a model drafter is loaded for sequences of this adapter."""
+
+    def forget(self, sequence_id: int) -> None:
+        """Drop what the model drafters keep of a sequence."""
+
+    def time_step(self, num_seqs: int, num_rows: int) -> float:
+        """Return the seconds of a made-up step. Raises ConfigError if it does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionVerdict:
+    """What became of the caller's prediction in one verification."""
+
+    num_accepted: int = 0
+    num_rejected: int = 0
+
+
+NO_PREDICTION = PredictionVerdict()
+
+
+class Speculator:
+    """One engine's. Told of every sequence's start, tokens and end."""
+
+    def __init__(
+        self,
+        config: SpeculationConfig,
+        runner: DraftRunner,
+        scheduler: Scheduler,
+        *,
+        clock: Clock = monotonic,
+    ) -> None:
+        self._config = config
+        self._runner = runner
+        self._scheduler = scheduler
+        self._clock = clock
+        self._costs = CostTable()
+        self._controller = Controller(self._costs, config)
+        self._suffix = SuffixDrafter(
+            max_tokens=config.suffix_max_tokens,
+            max_depth=config.max_depth,
+            min_confidence=config.suffix_min_confidence,
+        )
+        self._has_suffix = "suffix" in config.drafters
+        self._has_prediction = "prediction" in config.drafters
+        self._predictions: dict[int, PredictionDrafter] = {}
+
+    def measure_costs(self, max_num_seqs: int) -> None:
+        """Time steps of several sizes, before any sequence runs, within `calibration_s`."""
+        deadline = self._clock() + self._config.calibration_s
+        for num_seqs, num_rows in points_to_measure(max_num_seqs, self._config.max_draft_tokens):
+            if self._clock() >= deadline:
+                break
+            try:
+                self._runner.time_step(num_seqs, num_rows)  # the first of a size makes kernels
+                for _ in range(2):
+                    seconds = self._runner.time_step(num_seqs, num_rows)
+                    self._costs.observe(num_seqs, num_rows, seconds)
+            except ConfigError:  # too few KV blocks for a step of this size
+                continue
+
+    # ---- a step
+
+    def propose(self) -> dict[int, DraftTree]:
+        """Return drafts by sequence id; none where decoding plainly is the best."""
+        sequences = self._scheduler.decoding
+        if not sequences:
+            return {}
+        num_other_rows = self._scheduler.num_prefill_rows
+        ids = [s.id for s in sequences]
+        trees = [self._cheap_trees(s) for s in sequences]
+        self._ask_models(sequences, ids, trees, num_other_rows)
+        if not any(trees):
+            chosen: list[DraftTree | None] = self._controller.choose_none(ids)
+        else:
+            chosen = self._controller.choose(
+                ids,
+                trees,
+                num_other_rows=num_other_rows,
+                max_rows=self._scheduler.max_draft_rows,
+            )
+        return {i: tree for i, tree in zip(ids, chosen, strict=True) if tree is not None}
+
+    def _cheap_trees(self, sequence: Sequence) -> list[DraftTree]:
+        """Return what can be had in microseconds, cut to what may still be emitted."""
+        room = _room(sequence)
+        if room < 1 or not self._controller.should_draft(sequence.id):
+            return []
+        trees = []
+        prediction = self._predictions.get(sequence.id)
+        if prediction is not None:
+            trees.append(prediction.draft(min(self._config.max_depth, room)))
+        if self._has_suffix:
+            trees.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
+        return [_cut(tree, room) for tree in trees if len(tree)]
+
+    def _ask_models(
+        self,
+        sequences: list[Sequence],
+        ids: list[int],
+        trees: list[list[DraftTree]],
+        num_other_rows: int,
+    ) -> None:
+        """Add the trees of the model drafters, where they are expected to pay."""
+        able = [
+            i for i, s in enumerate(sequences) if _room(s) and self._runner.can_draft(s.adapter_row)
+        ]
+        if not able:
+            return
+        plan = self._controller.wants_model(
+            ids, trees, able=[ids[i] for i in able], num_other_rows=num_other_rows
+        )
+        if plan is None:
+            return
+        places = [i for i in able if ids[i] in plan.sequence_ids]
+        started = self._clock()
+        for i in places:
+            self._scheduler.reserve(sequences[i], plan.depth)
+        made = self._runner.draft(
+            [_request(sequences[i]) for i in places],
+            depth=plan.depth,
+            width=plan.width,
+            max_nodes=plan.max_nodes,
+        )
+        self._controller.model_drafted(
+            num_seqs=len(places), depth=plan.depth, seconds=self._clock() - started
+        )
+        for i, tree in zip(places, made, strict=True):
+            if len(tree):
+                trees[i].append(_cut(tree, _room(sequences[i])))
+
+    def stepped(self, step: Step, *, draft_s: float, step_s: float, num_emitted: int) -> None:
+        """Learn what a step cost."""
+        spans = step.batch.spans
+        is_decode_only = all(span.tree is not None or span.num_tokens == 1 for span in spans)
+        self._controller.stepped(
+            num_seqs=len(spans),
+            num_rows=len(step.batch.token_ids),
+            num_emitted=num_emitted,
+            draft_s=draft_s,
+            step_s=step_s,
+            is_decode_only=is_decode_only,
+        )
+
+    # ---- a sequence's life
+
+    def started(self, sequence: Sequence, prediction: list[int]) -> None:
+        """A request has come."""
+        if self._has_suffix:
+            self._suffix.start(sequence.id, sequence.scope, sequence.sample.prompt_token_ids)
+        if prediction and self._has_prediction:
+            self._predictions[sequence.id] = PredictionDrafter(prediction)
+
+    def verified(
+        self, sequence: Sequence, tree: DraftTree | None, sampled: Sampled, token_ids: list[int]
+    ) -> PredictionVerdict:
+        """Learn what the target said. token_ids: what was emitted of it."""
+        if self._has_suffix:
+            self._suffix.extend(sequence.id, token_ids)
+        prediction = self._predictions.get(sequence.id)
+        if prediction is not None:
+            prediction.extend(token_ids)
+        if tree is None:
+            return NO_PREDICTION
+        self._controller.verified(sequence.id, tree, sampled.accepted, sequence.scope)
+        if prediction is None:
+            return NO_PREDICTION
+        accepted = sampled.accepted[: len(token_ids)]
+        num_accepted = sum(tree.sources[node] is Source.PREDICTION for node in accepted)
+        num_proposed = sum(source is Source.PREDICTION for source in tree.sources)
+        return PredictionVerdict(num_accepted, num_proposed - num_accepted)
+
+    def ended(self, sequence: Sequence) -> None:
+        """A request has ended; its output may serve later ones."""
+        if self._has_suffix:
+            self._suffix.finish(sequence.id)
+        self._predictions.pop(sequence.id, None)
+        self._controller.forget(sequence.id)
+        self._runner.forget(sequence.id)
+
+    def head_changed(self) -> None:
+        """Another head drafts from now on: what was measured of the old one counts no more."""
+        self._controller.renew_model()
+
+    def remember(self, scope: str, outputs: Iterable[list[int]]) -> None:
+        """Put past outputs into the index, oldest first."""
+        if self._has_suffix:
+            for output in outputs:
+                self._suffix.remember(scope, output)
+
+    def stats(self) -> SpeculationStats:
+        """Return what drafts did since the start; heads and swaps are the engine's to add."""
+        figures = self._controller.figures()
+        return SpeculationStats(
+            num_verified=figures.num_verified,
+            num_plain=figures.num_plain,
+            num_proposed=figures.num_proposed,
+            num_accepted=figures.num_accepted,
+            num_emitted=figures.num_emitted,
+            busy_s=figures.busy_s,
+            plain_s=figures.plain_s,
+            draft_s=figures.draft_s,
+            num_drifts=figures.num_drifts,
+            sources={
+                source.name.lower(): DraftSourceStats(
+                    num_proposed=figures.proposed[source], num_accepted=figures.accepted[source]
+                )
+                for source in Source
+            },
+            index_tokens=self._suffix.num_tokens,
+            index_bytes=self._suffix.num_bytes,
+        )
+
+
+def scope_of(tenant: str, adapter: str | None) -> str:
+    """Return what past outputs are kept apart by: whose they are, and which weights wrote them."""
+    return f"{tenant}\0{adapter or ''}"
+
+
+def _room(sequence: Sequence) -> int:
+    """Tokens that a draft may hold: the target's own token is one more."""
+    return sequence.max_len - sequence.num_tokens - 1
+
+
+def _cut(tree: DraftTree, max_depth: int) -> DraftTree:
+    depths = tree.depths()
+    if max(depths) <= max_depth:
+        return tree
+    return tree.keep([i for i, depth in enumerate(depths) if depth <= max_depth])
+
+
+def _request(sequence: Sequence) -> DraftRequest:
+    return DraftRequest(sequence.id, sequence.token_ids, sequence.block_table, sequence.adapter_row)

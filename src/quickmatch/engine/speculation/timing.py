@@ -1,0 +1,35 @@
+"""A made-up step of a given size, to measure what such a step costs on this machine."""
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.batch import SampleState, Span, StepBatch
+from quickmatch.engine.speculation.tree import DraftTree, Source
+
+CONTEXT_TOKENS = 128  # of each sequence: what it holds does not matter, how much it reads does
+
+
+def timing_batch(num_seqs: int, num_rows: int, num_blocks: int, block_size: int) -> StepBatch:
+    """Return a step of num_seqs sequences with num_rows rows in all: last tokens and chains.
+
+    Sequences may share blocks where there are too few, since nothing is read back from them.
+    Raises ConfigError if one sequence alone does not fit.
+    """
+    most = -(-num_rows // num_seqs)
+    table_len = min(-(-(CONTEXT_TOKENS + most) // block_size), num_blocks)
+    context = table_len * block_size - most
+    if context < 0:
+        raise ConfigError(f"{num_blocks} KV blocks do not hold a draft of {most} tokens")
+    batch = StepBatch([], [], [], [])
+    greedy = SamplingParams(temperature=0.0)
+    for index in range(num_seqs):
+        rows = num_rows // num_seqs + (index < num_rows % num_seqs)
+        first = (index * table_len) % max(1, num_blocks - table_len + 1)
+        table = list(range(first, first + table_len))
+        nodes = rows - 1
+        tree = DraftTree.chain([0] * nodes, [1.0] * nodes, Source.HEAD) if nodes else None
+        state = SampleState(greedy, 0, [0])
+        batch.spans.append(Span(len(batch.token_ids), rows, context, table, -1, state, tree))
+        batch.token_ids += [0] * rows
+        batch.positions += range(context, context + rows)
+        batch.slots += range(first * block_size + context, first * block_size + context + rows)
+    return batch

@@ -1,0 +1,102 @@
+"""Verification: the target's own choices decide which of a draft's tokens stand.
+
+Sample-and-match. At a sequence's last token the target's choice is made exactly as without a
+draft: from its logits there, after temperature, top-k, top-p and penalties, with the random number
+that is keyed by (seed, position). If a child of that node holds the chosen token, its logits are
+at hand already, and the next choice is made there; if none does, the walk ends. So the emitted
+tokens are those that plain decoding would emit from the same logits, whatever the draft was, and
+follow its distribution exactly; the draft decides only how far one forward pass gets.
+
+Equal up to rounding of the logits: a product of many rows may round otherwise than one of a single
+row. The law is that of speculative sampling with point-mass drafts (Leviathan et al. 2023,
+arXiv 2211.17192), with the random number shared between the draft's test and the draw.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from quickmatch.engine.batch import Sampled, SampleState
+from quickmatch.engine.sampler import Row, Sampler, top_logprobs
+from quickmatch.engine.speculation.tree import DraftTree
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One sequence's way down its tree."""
+
+    first_row: int  # of its rows in the logits; row first_row + 1 + i is node i
+    state: SampleState
+    children: dict[int, dict[int, int]]
+    sampled: Sampled = field(default_factory=lambda: Sampled([]))
+    node: int = -1
+    rows: list[int] = field(default_factory=list)  # those that chose a token
+
+    @property
+    def row(self) -> int:
+        return self.first_row + 1 + self.node
+
+    def take(self, token_id: int) -> bool:
+        """Emit a token; whether a node holds it, so that the walk goes on."""
+        self.rows.append(self.row)
+        self.sampled.token_ids.append(token_id)
+        child = self.children.get(self.node, {}).get(token_id)
+        if child is None:
+            return False
+        self.sampled.accepted.append(child)
+        self.node = child
+        return True
+
+
+def verify(
+    sampler: Sampler,
+    states: list[SampleState],
+    trees: list[DraftTree | None],
+    logits: Tensor,
+) -> list[Sampled]:
+    """Choose the tokens of every sequence: one, and one more for each accepted node.
+
+    logits: [sum of 1 + len(tree), vocab]: a sequence's last token, then its nodes in order.
+    """
+    logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
+    walks, first = [], 0
+    for state, tree in zip(states, trees, strict=True):
+        walks.append(_Walk(first, state, {} if tree is None else tree.children()))
+        first += 1 if tree is None else 1 + len(tree)
+    plain = [w for w in walks if Row(w.state).is_plain]
+    if plain:
+        _walk_plain(plain, logits)
+    _walk_level_by_level(sampler, [w for w in walks if not w.rows], logits)
+    _fill_logprobs(walks, logits)
+    sampler.forget_others(states)
+    return [walk.sampled for walk in walks]
+
+
+def _walk_plain(walks: list[_Walk], logits: Tensor) -> None:
+    """Follow the argmax of the logits as they are, which is taken of all rows together."""
+    best: list[int] = logits.argmax(-1).tolist()
+    for walk in walks:
+        while walk.take(best[walk.row]):
+            pass
+
+
+def _walk_level_by_level(sampler: Sampler, walks: list[_Walk], logits: Tensor) -> None:
+    """Draw for the rows that are reached only: a draw costs more than a row of logits."""
+    while walks:
+        rows = [Row(walk.state, walk.sampled.token_ids) for walk in walks]
+        at = [walk.row for walk in walks]
+        picked = logits if at == list(range(len(logits))) else logits[at]
+        chosen = sampler.choose(rows, picked)
+        walks = [w for w, token_id in zip(walks, chosen, strict=True) if w.take(token_id)]
+
+
+def _fill_logprobs(walks: list[_Walk], logits: Tensor) -> None:
+    asked = [walk for walk in walks if walk.state.params.logprobs is not None]
+    if not asked:
+        return
+    rows = [row for walk in asked for row in walk.rows]
+    token_ids = [token_id for walk in asked for token_id in walk.sampled.token_ids]
+    top_ks = [walk.state.params.logprobs or 0 for walk in asked for _ in walk.rows]
+    entries = iter(top_logprobs(logits[rows], token_ids, top_ks))
+    for walk in asked:
+        walk.sampled.logprobs = [next(entries) for _ in walk.rows]
