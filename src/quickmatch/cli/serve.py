@@ -175,6 +175,8 @@ async def _run(
     from quickmatch.fleet import Fleet
     from quickmatch.gateway import create_app
     from quickmatch.observe import Metrics, TraceWriter
+    from quickmatch.tuning.adapt import AdaptationLoop
+    from quickmatch.tuning.adapt_jobs import StoredDraftJobs
 
     store, metrics = session.store, Metrics()
     cache = ExactCache(store, ExactCacheSettings(ttl_s=cache_ttl)) if cache_ttl else None
@@ -183,9 +185,13 @@ async def _run(
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     watching = asyncio.create_task(_watch(session, deployment, url, server))
+    # Beside the fleet, which knows nothing of tuning: they meet in the store.
+    loop = AdaptationLoop(store, StoredDraftJobs(store, session.home))
+    adapting = asyncio.create_task(loop.run())
     await server.serve(sockets=[listening])
     watching.cancel()
-    (failure,) = await asyncio.gather(watching, return_exceptions=True)
+    adapting.cancel()
+    failure, _ = await asyncio.gather(watching, adapting, return_exceptions=True)
     if isinstance(failure, ConfigError):
         raise failure
 

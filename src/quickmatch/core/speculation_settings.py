@@ -44,7 +44,7 @@ class SpeculationSettings(BaseModel):
     adapt_interval_s: float = Field(600.0, ge=0)  # from one training to the next, at least
     adapt_min_gain: float = Field(0.03, ge=0, lt=1)  # of accepted length, else it is not swapped
     adapt_watch_requests: int = Field(100, ge=8)  # calls that a new head is judged by
-    per_adapter_heads: bool = True  # an adapter with traffic of its own gets a head of its own
+    per_adapter_heads: bool = True  # adapters get heads of their own; False: the base model alone
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "SpeculationSettings":
