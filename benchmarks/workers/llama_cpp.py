@@ -1,0 +1,85 @@
+"""llama.cpp through its server, as `xllamacpp` ships it: weights in bfloat16, prompts as token ids.
+
+Options: "speculation", one of llama.cpp's types without their prefix ("NGRAM_MOD", "DRAFT_SIMPLE",
+...), and for the latter "draft" (a model folder). Calls go over HTTP to a server in this process,
+with as many of them open as `concurrency` says.
+"""
+
+import json
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workers.closed_loop import Call, Output
+from benchmarks.workers.gguf_file import gguf_file
+from benchmarks.workers.protocol import serve
+
+_SLOTS = 8
+_CONTEXT = 2048
+
+
+class LlamaCppContender:
+    """Wraps `xllamacpp.Server`."""
+
+    OPERATIONS = ("complete",)
+
+    def load(self, model: str, options: dict[str, Any]) -> dict[str, Any]:
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(gguf_file(Path(model)))
+        params.n_parallel, params.n_ctx = _SLOTS, _SLOTS * _CONTEXT
+        if "speculation" in options:
+            kinds = xllamacpp.common_speculative_type
+            kind = getattr(kinds, f"COMMON_SPECULATIVE_TYPE_{options['speculation']}")
+            params.speculative.types = [kind]
+        if "draft" in options:
+            params.speculative.draft.mparams.path = str(gguf_file(Path(options["draft"])))
+        self._server = xllamacpp.Server(params)
+        return {"version": xllamacpp.__version__}
+
+    def complete(
+        self,
+        calls: list[Call],
+        concurrency: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+    ) -> dict[str, Any]:
+        if concurrency > _SLOTS:
+            raise NotImplementedError(f"started with {_SLOTS} slots")
+        settings = {"temperature": temperature, "ignore_eos": ignore_eos, "seed": seed}
+        stats = {"num_proposed": 0, "num_accepted": 0}
+
+        def answer(call: Call) -> Output:
+            start = time.perf_counter()
+            reply = self._post(call, settings)
+            stats["num_proposed"] += reply["timings"].get("draft_n", 0)
+            stats["num_accepted"] += reply["timings"].get("draft_n_accepted", 0)
+            return {"token_ids": reply["tokens"], "seconds": time.perf_counter() - start}
+
+        with ThreadPoolExecutor(concurrency) as pool:
+            outputs = list(pool.map(answer, calls))
+        return {"outputs": outputs, "stats": stats}
+
+    def _post(self, call: Call, settings: dict[str, Any]) -> dict[str, Any]:
+        body = settings | {
+            "prompt": call["prompt"],
+            "n_predict": call["max_tokens"],
+            "return_tokens": True,
+            "cache_prompt": False,  # prefix caching is off, as it is for every contender
+        }
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/completion",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            reply: dict[str, Any] = json.load(response)
+        return reply
+
+
+if __name__ == "__main__":
+    serve(LlamaCppContender)

@@ -1,0 +1,71 @@
+"""OpenVINO GenAI on CPU, one sequence at a time: plain, with prompt lookup, or with a draft model.
+
+It reads the weights from a GGUF file in float16, the nearest of the formats that it reads to
+bfloat16. Options: "prompt_lookup" (true), or "draft" (a model folder).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workers.closed_loop import Call, one_by_one
+from benchmarks.workers.gguf_file import gguf_file
+from benchmarks.workers.protocol import serve
+
+_NUM_ASSISTANT_TOKENS = 5
+_END_IDS = {0, 2}
+
+
+class OpenvinoContender:
+    """Wraps `openvino_genai.LLMPipeline`."""
+
+    OPERATIONS = ("complete",)
+
+    def load(self, model: str, options: dict[str, Any]) -> dict[str, Any]:
+        import numpy
+        import openvino
+        import openvino_genai
+
+        self._numpy, self._ov, self._genai = numpy, openvino, openvino_genai
+        extra: dict[str, Any] = {}
+        if options.get("prompt_lookup"):
+            extra["prompt_lookup"] = True
+        if "draft" in options:
+            draft = str(gguf_file(Path(options["draft"]), "F16"))
+            extra["draft_model"] = openvino_genai.draft_model(draft, "CPU")
+        path = str(gguf_file(Path(model), "F16"))
+        self._pipeline = openvino_genai.LLMPipeline(path, "CPU", **extra)
+        self._options = options
+        return {"version": openvino_genai.__version__}
+
+    def complete(
+        self,
+        calls: list[Call],
+        concurrency: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        ignore_eos: bool = False,
+    ) -> dict[str, Any]:
+        if concurrency != 1 or temperature or seed or ignore_eos:
+            raise NotImplementedError("only greedy answers, one at a time, to their natural end")
+        return {"outputs": one_by_one(calls, self._answer)}
+
+    def _answer(self, call: Call) -> list[int]:
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens, config.do_sample = call["max_tokens"], False
+        config.eos_token_id, config.stop_token_ids = 2, _END_IDS
+        if self._options:
+            config.num_assistant_tokens = _NUM_ASSISTANT_TOKENS
+        if self._options.get("prompt_lookup"):
+            config.max_ngram_size = 3
+        inputs = self._genai.TokenizedInputs(
+            self._tensor([call["prompt"]]), self._tensor([[1] * len(call["prompt"])])
+        )
+        token_ids: list[int] = self._pipeline.generate(inputs, config).tokens[0]
+        return list(token_ids)
+
+    def _tensor(self, values: list[list[int]]) -> Any:
+        return self._ov.Tensor(self._numpy.array(values, dtype=self._numpy.int64))
+
+
+if __name__ == "__main__":
+    serve(OpenvinoContender)
