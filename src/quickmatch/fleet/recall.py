@@ -21,7 +21,8 @@ from quickmatch.store.protocol import Store
 log = logging.getLogger(__name__)
 
 MAX_TRACES = 20_000
-BATCH = 64  # answers tokenised in one go
+BATCH = 16  # answers in one go...
+PAUSE_S = 0.02  # ...and then the engine's steps have their turn
 _MIN_TOKENS = 1  # that an answer counts for where its usage is not known
 
 
@@ -76,6 +77,7 @@ class Recall:
                     await self._backend.remember(
                         texts[start : start + BATCH], tenant=tenant, adapter=adapters[version_id]
                     )
+                    await asyncio.sleep(PAUSE_S)
         except QuickmatchError as error:
             log.warning("past answers of %s did not come back: %s", self._deployment, error.message)
             return

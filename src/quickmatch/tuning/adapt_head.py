@@ -18,7 +18,7 @@ from quickmatch.store.adaptation import EventKind, HeadAdaptation
 from quickmatch.store.documents import Job, JobState
 from quickmatch.tuning.adapt_jobs import DraftJobs, DraftOrder, outcome_of
 from quickmatch.tuning.adapt_look import Look
-from quickmatch.tuning.adapt_verdict import both, judge
+from quickmatch.tuning.adapt_verdict import both, has_fallen, judge
 
 DRIFT_SHARE = 4  # after a drift a quarter of the usual number of calls is enough
 MAX_DOUBLINGS = 6
@@ -48,12 +48,14 @@ class HeadCycle:
 
     def drifted(self) -> None:
         """The traffic is not what the head was made for any more."""
-        head = self._head
+        look, head = self._look, self._head
+        is_watched = head.phase == "watching"
         if head.drifted_at is None:
-            self._look.record("drift", self._name, figures=self._look.recent.figures())
-            head.drifted_at, head.num_refusals = self._look.now, 0
-        head.before = SpeculationCounts()  # what came before cannot be compared with what comes now
-        if head.phase == "watching":
+            look.record("drift", self._name, figures=look.recent.figures())
+            head.drifted_at = look.now
+            # To see whether it lasts; a swap's before and after could not be compared any more.
+            head.before = look.recent if head.phase == "collecting" else SpeculationCounts()
+        if is_watched:
             self._settle("kept", "the traffic changed while it was watched")
 
     def stop(self) -> None:
@@ -69,15 +71,22 @@ class HeadCycle:
 
     def _collect(self) -> None:
         look, head = self._look, self._head
-        since, quorum = head.since, look.settings.adapt_min_requests
-        if head.drifted_at is not None:
+        since, quorum, earliest = head.since, look.settings.adapt_min_requests, head.not_before
+        if head.drifted_at is not None:  # refusals on other traffic say nothing of this one
             since, quorum = head.drifted_at, max(1, quorum // DRIFT_SHARE)
-        is_early = look.now < head.not_before
+            earliest = min(earliest, head.begun_at + look.settings.adapt_interval_s)
+        is_early = look.now < earliest
         if is_early and head.num_new >= quorum:
             return  # counting on would change nothing
         head.num_new = look.num_calls_of(self._name, since)
-        if head.num_new >= quorum and not is_early and not self._is_another_on_its_way():
-            self._begin(since if head.drifted_at is not None else None)
+        if head.num_new < quorum or is_early or self._is_another_on_its_way():
+            return
+        if head.drifted_at is not None and not has_fallen(head.before, look.recent):
+            figures = both(head.before, look.recent)
+            look.record("drift", self._name, text="over without a training", figures=figures)
+            head.drifted_at, head.num_new = None, 0
+            return
+        self._begin(head.drifted_at)
 
     def _is_another_on_its_way(self) -> bool:
         busy = [h for h in self._look.state.heads.values() if h.phase != "collecting"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from quickmatch.core.speculation_counts import SpeculationCounts
 
 TOLERANCE = 0.03  # less is noise
+DRIFT_DROP = 0.05  # of accepted length
 MIN_TOKENS = 200  # decoded in a period that counts
 
 
@@ -31,6 +32,14 @@ def judge(before: SpeculationCounts, after: SpeculationCounts) -> Verdict:
         keeps = new >= old * (1.0 - TOLERANCE)
         return Verdict(keeps, f"{words} {new:.2f}, before {old:.2f}")
     return Verdict(True, "too little was decoded before the swap to compare with")
+
+
+def has_fallen(before: SpeculationCounts, after: SpeculationCounts) -> bool:
+    """Return whether a drift lasts. The suffix index and calibration may have mended it already."""
+    old, new = before.accepted_length, after.accepted_length
+    if old is None or new is None or before.num_emitted < MIN_TOKENS:
+        return True
+    return new < old * (1.0 - DRIFT_DROP)
 
 
 def both(before: SpeculationCounts, after: SpeculationCounts) -> dict[str, float]:

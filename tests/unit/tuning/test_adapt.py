@@ -311,10 +311,10 @@ def test_a_drift_is_answered_by_fewer_calls_that_came_since(world: World) -> Non
     world.drift()
     world.look()
     assert world.events() == ["collecting", "drift"]
-    world.traffic(4)
+    world.traffic(4, accepted=1)
     world.look()
     assert world.jobs.orders == []
-    world.traffic(1)
+    world.traffic(1, accepted=1)
     world.look()
     (order,) = world.jobs.orders
     assert world.store.count(Trace, order.trace_filter) == 5
@@ -322,7 +322,38 @@ def test_a_drift_is_answered_by_fewer_calls_that_came_since(world: World) -> Non
     # What came before the drift is not what the new head is compared with.
     world.jobs.end(JobState.COMPLETED, **PASSED, model_version="live-draft@1")
     world.look()
-    assert world.head().before.num_emitted == 5 * 30
+    assert world.head().before.num_emitted == 5 * 20
+
+
+def test_a_drift_that_is_over_by_itself_trains_nothing(world: World) -> None:
+    world.traffic(12)
+    world.look()
+    world.drift()
+    world.look()
+    world.traffic(7)  # the suffix index knows the new traffic already
+    world.look()
+    assert (world.jobs.orders, world.head().drifted_at) == ([], None)
+    assert world.deployment.adaptation.events[-1].text == "over without a training"
+    world.traffic(1)
+    world.look()
+    assert world.head().num_new == 20
+    assert world.head().phase == "training"
+
+
+def test_a_drift_is_not_held_up_by_refusals_but_by_the_interval(world: World) -> None:
+    for _ in range(3):
+        world.traffic(20)
+        world.look(after_s=1000)
+        world.jobs.end(JobState.COMPLETED, passed=False)
+        world.look()
+    assert world.head().not_before > world.now + 400
+    world.drift()
+    world.look()
+    world.traffic(5, accepted=1)
+    world.look(after_s=30)
+    assert len(world.jobs.orders) == 3
+    world.look(after_s=30)
+    assert len(world.jobs.orders) == 4
 
 
 def test_a_drift_while_watching_keeps_the_newer_head(world: World) -> None:
