@@ -28,8 +28,8 @@ from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.request_state import RequestState
-from quickmatch.engine.speculation.step_drafts import StepDrafts, merge_drafts
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.step_drafts import MODEL_SOURCES, StepDrafts, merge_drafts
+from quickmatch.engine.speculation.tree import DraftTree
 from quickmatch.engine.speculation.trials import SHARE, Trials
 from quickmatch.engine.speculation.verdicts import Verdicts
 
@@ -40,7 +40,6 @@ _LONGEST_PAUSE = 32  # steps between two drafts of a sequence that do not help
 _PLAIN_STALE = 64  # steps
 _RATE_KEPT = 0.97  # of the tokens and seconds behind the usual rate, from step to step
 _FIRST_ASK_S = 25e-6  # of a cheap draft, before any is timed
-_MODELS = (Source.HEAD, Source.DRAFT_MODEL)
 
 
 class Controller:
@@ -172,7 +171,8 @@ class Controller:
         self._is_drafting = num_nodes > 0
         if num_nodes:
             states = [self._states[i] for i in sequence_ids]
-            return drafts.take(num_nodes, config.max_draft_tokens, states)
+            min_gain = self._ask_s * self._recent[0] / self._recent[1]
+            return drafts.take(num_nodes, config.max_draft_tokens, states, min_gain)
         return self._choose_trial(sequence_ids, drafts, max_rows)
 
     def choose_none(self, sequence_ids: Sequence[int]) -> list[DraftTree | None]:
@@ -195,7 +195,7 @@ class Controller:
         self._figures.add_verified(tree, accepted)
         self._num_verified += 1
         self._num_verified_tokens += len(accepted) + 1
-        if accepted:
+        if accepted and tree.sources[accepted[0]] not in MODEL_SOURCES:
             state.helped()
 
     def stepped(
@@ -235,7 +235,7 @@ class Controller:
 
     def renew_model(self) -> None:
         """Believe the model drafter anew: another head has been loaded."""
-        for source in _MODELS:
+        for source in MODEL_SOURCES:
             self._verdicts.calibration.renew(source)
         self._model = ModelUse(self._config.max_depth, self._config.max_draft_tokens)
 
@@ -283,9 +283,9 @@ class Controller:
         if known is None:
             known = self._verdicts.calibration.path_probabilities(tree, state.ratios)
             self._known[id(tree)] = known
-            if tree.sources[0] in _MODELS:
+            if tree.sources[0] in MODEL_SOURCES:
                 width = self._plan.width if self._plan is not None else 1
-                state.promised(*self._model.promised(width, levels_of(tree, known)))
+                state.promised(*self._model.promised(width, *levels_of(tree, known)))
         return known
 
     def _num_worth(
@@ -353,10 +353,16 @@ class Controller:
         return out
 
 
-def levels_of(tree: DraftTree, paths: Sequence[float]) -> list[float]:
-    """Return the expected accepted tokens of each level of a tree."""
+def levels_of(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the expected accepted tokens of each level of a tree, and of its likeliest path."""
+    if tree.is_chain:
+        return list(paths), list(paths)
     depths = tree.depths()
     levels = [0.0] * max(depths)
-    for depth, probability in zip(depths, paths, strict=True):
+    best_path = levels.copy()
+    ends = [-1] + [0] * len(levels)  # the likeliest path's node at each depth
+    for node, (depth, probability) in enumerate(zip(depths, paths, strict=True)):
         levels[depth - 1] += probability
-    return levels
+        if probability > best_path[depth - 1] and tree.parents[node] == ends[depth - 1]:
+            best_path[depth - 1], ends[depth] = probability, node
+    return levels, best_path

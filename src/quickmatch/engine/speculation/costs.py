@@ -51,25 +51,31 @@ def points_to_measure(
 ) -> list[tuple[int, int]]:
     """Return the (num_seqs, num_rows) worth timing at the start, the most telling first.
 
-    Stop wherever the time is up: each prefix is a usable table. rows == seqs is a plain step.
+    Stop wherever the time is up: each beginning is a usable table. rows == seqs is a plain step.
     """
-    sizes = [s for s in (1, 8, 32, 4, 16, 2, 64, 128) if s < max_num_seqs]
-    sizes.insert(min(2, len(sizes)), max_num_seqs)
-    coarse = (0, 1, 7, 3, 15) if max_draft_tokens >= 7 else (0, 1, 3)
-    fine = (11, 23, 2, 5, 31, 9, 19, 27)
-    plans: list[tuple[tuple[int, ...], list[int]]] = [(coarse, sizes[:1]), (fine[:2], sizes[:1])]
-    plans += [(coarse, sizes[1:3])]
-    plans += [(fine, sizes[:1]), (coarse, sizes[3:]), (fine, sizes[1:])]
+    few, some, many = (0.0, 0.25, 1.0), (3.0, 7.0), (1.0, 7.0, 3.0, 15.0)  # drafts a sequence
+    stages: list[tuple[tuple[int, ...], tuple[float, ...]]] = [
+        ((1,), (0.0, *many)),
+        ((8,), few + some),
+        ((32,), few),
+        ((max_num_seqs,), few),
+        ((1,), (11.0, 23.0, 2.0, 5.0, 31.0)),
+        ((4, 16), few + some),
+        ((2,), (0.0, *many)),
+        ((32, 64), few + some),
+        ((8, 4, 1, 16), (0.5, 2.0, 5.0, 11.0, 15.0)),
+        ((max_num_seqs, 128), few + some),
+    ]
     points: dict[tuple[int, int], None] = {}
-    for drafts, group in plans:
-        for num_drafts in drafts:
-            for num_seqs in group:
-                point = (
-                    num_seqs,
-                    _edge_of(num_seqs * (1 + num_drafts)) if num_drafts else num_seqs,
-                )
-                if num_drafts <= max_draft_tokens and point[1] <= max_rows:
-                    points.setdefault(point)
+    for sizes, drafts in stages:
+        for num_seqs in sizes:
+            for num_drafts in drafts:
+                num_rows = num_seqs
+                if num_drafts:
+                    num_rows = _edge_of(num_seqs + max(1, int(num_seqs * num_drafts)))
+                most = min(max_rows, num_seqs * (1 + max_draft_tokens))
+                if num_seqs <= max_num_seqs and num_rows <= most:
+                    points.setdefault((num_seqs, num_rows))
     return list(points)
 
 

@@ -8,6 +8,7 @@ has been seen, the slower it moves; what has not been seen for long moves faster
 from math import exp, log
 
 _LONGEST_MEMORY = 32  # observations
+_YOUNG = 3  # observations that are taken as they are, so that a slow first one is soon forgotten
 _MAX_MOVE = 0.5  # in log: what one observation may differ from the estimate
 _STALE = 256  # observations of anything after which this one's memory is short
 _SHORTEST_MEMORY = 4
@@ -41,10 +42,10 @@ class Estimate:
             del recent[0]
         self.count += 1
         age, self._seen = now - self._seen, now
-        if self.count == 1:
-            self.log_value = recent[0]
-            return 0.0
         middle = sorted(recent)[(len(recent) - 1) // 2]
+        if self.count <= _YOUNG:
+            self.log_value = middle
+            return 0.0
         surprise = min(max(middle - self.log_value, -_MAX_MOVE), _MAX_MOVE)
         rate = 1.0 / min(self.count, _LONGEST_MEMORY)
         if age > _LONGEST_MEMORY:

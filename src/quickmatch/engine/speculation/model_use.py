@@ -13,7 +13,6 @@ still asks only for the sequences, and to the depth, that pay.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import sqrt
 
 from quickmatch.engine.speculation.costs import CostTable
@@ -27,8 +26,8 @@ _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
 _MISSES_LEFT = {1: 1.0, 2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
 _FIRST = 0.7  # acceptance of the first token, before any is seen
-_PRIOR = 2.0  # trees
-_MEMORY = 64.0  # trees
+_PRIOR = 1.0  # trees
+_KEPT = 1 - 1 / 64  # of what was seen, from tree to tree
 _PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -58,31 +57,33 @@ class _Promise:
     """Expected accepted tokens of each level of trees of one width."""
 
     def __init__(self, max_depth: int, misses_left: float) -> None:
-        self._count = [0.0] * max_depth
-        self._sum = [0.0] * max_depth
+        self._above = [0.0] * max_depth  # mass of the level before, in trees that have this one
+        self._mass = [0.0] * max_depth
         self._misses_left = misses_left
         self.totals: list[float] = []  # [depth - 1]: of all levels down to depth
         self._fit()
 
     def add(self, levels: Sequence[float]) -> None:
-        for d, mass in enumerate(levels[: len(self._sum)]):
-            self._sum[d] += mass
-            self._count[d] += 1.0
-            if self._count[d] > _MEMORY:
-                self._sum[d] *= 0.5
-                self._count[d] *= 0.5
+        """Take in a tree. Levels that it lacks fade too: what was seen there is old."""
+        self._above = [value * _KEPT for value in self._above]
+        self._mass = [value * _KEPT for value in self._mass]
+        above = 1.0
+        for d, mass in enumerate(levels[: len(self._mass)]):
+            self._above[d] += above
+            self._mass[d] += mass
+            above = mass
         self._fit()
 
     def _fit(self) -> None:
-        """Shrink each level to the one before it times the ratio seen last."""
-        above, levels = 1.0, []
-        ratio = 1.0 - (1.0 - _FIRST) * self._misses_left
-        for count, total in zip(self._count, self._sum, strict=True):
-            level = (total + _PRIOR * above * ratio) / (count + _PRIOR)
-            ratio = min(level / above, 0.99)
-            above = max(level, 1e-6)
-            levels.append(level)
-        self.totals = list(accumulate(levels))
+        """Each level's share of the one before, shrunk to the share before that."""
+        share = 1.0 - (1.0 - _FIRST) * self._misses_left
+        level, total, totals = 1.0, 0.0, []
+        for above, mass in zip(self._above, self._mass, strict=True):
+            share = min((mass + _PRIOR * share) / (above + _PRIOR), 0.99)
+            level *= share
+            total += level
+            totals.append(total)
+        self.totals = totals
 
 
 class ModelUse:
@@ -105,11 +106,18 @@ class ModelUse:
         """Take in what a drafting took."""
         self._pass.setdefault(_batch(num_seqs * width), Estimate()).add(seconds / depth)
 
-    def promised(self, width: int, levels: Sequence[float]) -> tuple[float, float]:
-        """Take in a tree's expected accepted tokens by level; return their sum and the usual."""
+    def promised(
+        self, width: int, levels: Sequence[float], best_path: Sequence[float]
+    ) -> tuple[float, float]:
+        """Take in a tree's expected accepted tokens by level, and those of its likeliest path.
+
+        Returns their sum and what is usual.
+        """
         promise = self._promises[width]
         usual = promise.totals[min(len(levels), len(promise.totals)) - 1]
         promise.add(levels)
+        if width > 1:
+            self._promises[1].add(best_path)
         return sum(levels), usual
 
     def is_looking(self, now: int) -> bool:

@@ -95,7 +95,7 @@ class RequestState:
 
         match_length: if known without drafting; one that grows ends the pause.
         """
-        if self._asked:  # the last draft was not chosen, or refuted at once
+        if self._asked:  # the last draft was not worth a verification
             self._misses += 1
             self._asked = False
             if self._misses > _PATIENCE:
@@ -109,7 +109,7 @@ class RequestState:
         return True
 
     def helped(self) -> None:
-        """Note that a draft had a token accepted."""
+        """Note that a draft was worth its verification, or had a token accepted in a trial."""
         self._asked = False
         self._misses = 0
         self._next_ask = 0

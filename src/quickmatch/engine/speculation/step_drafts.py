@@ -11,8 +11,9 @@ from quickmatch.engine.speculation.merging import Merged, Twin, merge
 from quickmatch.engine.speculation.model_use import Outlook
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.request_state import RequestState
-from quickmatch.engine.speculation.tree import DraftTree
+from quickmatch.engine.speculation.tree import DraftTree, Source
 
+MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)
 _NO_DRAFT = Merged(DraftTree(), [], [])
 
 
@@ -48,15 +49,23 @@ class StepDrafts:
         return outlook
 
     def take(
-        self, num_nodes: int, max_nodes: int, states: Sequence[RequestState]
+        self, num_nodes: int, max_nodes: int, states: Sequence[RequestState], min_gain: float
     ) -> list[DraftTree | None]:
-        """Return the trees of the first num_nodes of the pool, at most max_nodes a sequence."""
-        return [
-            _cut(one, nodes[:max_nodes], state) if nodes else None
-            for one, nodes, state in zip(
-                self.merged, self.pool.split(num_nodes), states, strict=True
-            )
-        ]
+        """Return the trees of the first num_nodes of the pool, at most max_nodes a sequence.
+
+        min_gain: accepted tokens to be expected before a cheap draft was worth asking for.
+        """
+        out: list[DraftTree | None] = []
+        for one, nodes, state in zip(self.merged, self.pool.split(num_nodes), states, strict=True):
+            if not nodes:
+                out.append(None)
+                continue
+            tree = _cut(one, nodes[:max_nodes], state)
+            gain = sum([one.probabilities[node] for node in nodes])
+            if gain > min_gain and (one.twins or tree.sources[0] not in MODEL_SOURCES):
+                state.helped()
+            out.append(tree)
+        return out
 
     def likeliest(self, places: Sequence[int]) -> int | None:
         """Return which of these sequences has the likeliest first token; None if none has any."""
