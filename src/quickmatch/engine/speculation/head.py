@@ -122,11 +122,18 @@ class HeadDrafter:
         waiting = [self._pending[rows.sequence_id] for rows in kept]
         full = [pending for pending in waiting if len(pending) > _MAX_PENDING]
         if full:
-            self._store(full)
+            # Not the last one, which a draft starts from.
+            self._store([(pending, len(pending) - 1) for pending in full])
 
+    @torch.inference_mode()
     def forget(self, sequence_id: int) -> None:
-        """Drop what waits of a sequence that has ended or was preempted."""
-        self._pending.pop(sequence_id, None)
+        """Drop a sequence that has ended or was preempted.
+
+        What waits is stored first: other sequences may reuse its blocks as a prefix.
+        """
+        pending = self._pending.pop(sequence_id, None)
+        if pending is not None and len(pending):
+            self._store([(pending, len(pending))])
 
     def _append(self, rows: KeptRows, g: Tensor) -> None:
         pending = self._pending.get(rows.sequence_id)
@@ -134,10 +141,10 @@ class HeadDrafter:
             pending = self._pending[rows.sequence_id] = PendingRows(rows.start)
         pending.append(g, rows.next_token_ids, rows.block_table)
 
-    def _store(self, waiting: list[PendingRows]) -> None:
-        """Store keys and values of all rows but each sequence's last, which a draft starts from."""
+    def _store(self, parts: list[tuple[PendingRows, int]]) -> None:
+        """Store keys and values of the first so many pending rows of each sequence."""
         packer = IntPacker()
-        rows = self._take([(pending, len(pending) - 1) for pending in waiting], packer)
+        rows = self._take(parts, packer)
         packer.run(self._device)
         cos, sin = self._rotary.at(rows.positions.tensor)
         heads, _ = self._project(rows.g, rows.token_ids.tensor, cos, sin)

@@ -33,7 +33,7 @@ class PendingRows:
         """Add the rows that follow. g: [rows, hidden]."""
         self._parts.append(g)
         self.next_token_ids += next_token_ids
-        self.block_table = block_table
+        self.block_table = list(block_table)  # a copy: the sequence's own is emptied at its end
 
     def take(self, num_rows: int) -> tuple[Tensor, list[int]]:
         """Remove the first rows; return g [num_rows, hidden] and the tokens behind them."""
