@@ -28,6 +28,7 @@ def measured(deployment: Deployment) -> dict[str, Any]:
     drafters = {
         name: {**source, "share": shares.get(name, 0.0)}
         for name, source in report.get("sources", {}).items()
+        if source["num_proposed"]
     }
     names = ("drafts", "index_tokens", "index_bytes", "num_swaps", "last_swap_s", "num_drifts")
     return {

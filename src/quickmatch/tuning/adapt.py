@@ -27,9 +27,7 @@ NEEDS_TRACES = (
     "adapt needs recorded traffic and none has come: serve with --trace (or `quickmatch update "
     "deployment NAME --set trace=true`), or send calls with the header x-quickmatch-trace: 1"
 )
-NEEDS_REPORT = (
-    "the engine tells nothing of speculation; see that speculation.drafters allows 'head'"
-)
+NEEDS_REPORT = "speculation is off in the engine; see that speculation.drafters allows 'head'"
 
 
 class AdaptationLoop:
@@ -114,7 +112,8 @@ def _is_on_its_way(state: Adaptation) -> bool:
 
 
 def _note(look: Look) -> str:
-    if not look.deployment.engine_info.get("stats", {}).get("speculation"):
+    stats = look.deployment.engine_info.get("stats")
+    if stats and stats.get("speculation") is None:  # not just started: it has told of the rest
         return NEEDS_REPORT
     has_traffic = any(head.num_new or head.begun_at for head in look.state.heads.values())
     return "" if look.deployment.trace or has_traffic else NEEDS_TRACES

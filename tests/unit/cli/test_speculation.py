@@ -150,7 +150,8 @@ def test_a_deployment_shows_what_speculation_won_and_how_it_adapts(run: Run, sto
         "num_emitted": 200, "busy_s": 2.0, "plain_s": 6.0, "index_tokens": 1234,
         "index_bytes": 4096, "drafts": {"": "head@2"}, "num_drifts": 0,
         "sources": {"head": {"num_proposed": 150, "num_accepted": 120},
-                    "suffix_global": {"num_proposed": 50, "num_accepted": 40}},
+                    "suffix_global": {"num_proposed": 50, "num_accepted": 40},
+                    "draft_model": {"num_proposed": 0, "num_accepted": 0}},
     }  # fmt: skip
     swapped = AdaptationEvent(
         at=1.0, event="swapped", draft="head@2", figures={"swap_s": 0.0031}, text="it drafts"
@@ -181,6 +182,7 @@ def test_a_deployment_shows_what_speculation_won_and_how_it_adapts(run: Run, sto
     ):
         assert text in shown
     assert "num_verified" not in shown
+    assert "draft_model" not in shown  # it has drafted nothing
     told = run("get", "deployment", "live", "-o", "json").json
     assert told["measured"]["speed_up"] == 3.0
     assert told["measured"]["drafters"]["head"] == {

@@ -524,7 +524,10 @@ def test_it_says_what_is_missing(world: World) -> None:
     world.traffic(3)  # some callers asked for it themselves
     world.look()
     assert world.deployment.adaptation.note == ""
-    world.change(engine_info={"pid": 7, "stats": {"speculation": None}})
+    world.change(engine_info={"pid": 7, "stats": {}})  # no word yet
+    world.look()
+    assert world.deployment.adaptation.note == ""
+    world.change(engine_info={"pid": 7, "stats": {"num_steps": 1, "speculation": None}})
     world.look()
     assert world.deployment.adaptation.note == NEEDS_REPORT
 
