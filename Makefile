@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.hpp)
 REPORT ?= demo-report
 
 .PHONY: demo test test-slow check bench-engine format setup clean
@@ -33,7 +34,7 @@ format: $(STAMP)
 setup: $(STAMP)
 
 # torch comes first: by itself, another package would pull a build with gigabytes of CUDA.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(NATIVE)
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python {v[0]}.{v[1]} is too old; set PYTHON to 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0

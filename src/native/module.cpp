@@ -1,0 +1,55 @@
+// The Python module quickmatch._native. What it offers is typed in src/quickmatch/_native.pyi.
+//
+// Plain lists and numbers cross the border: no tensors, no headers of any other package.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "suffix/suffix_index.hpp"
+
+namespace nb = nanobind;
+using quickmatch::suffix::SuffixIndex;
+using quickmatch::suffix::Tree;
+using quickmatch::suffix::UnknownSequence;
+
+namespace {
+
+template <typename Value>
+nb::list as_list(const std::vector<Value>& values) {
+    nb::list out;
+    for (const Value value : values) out.append(value);
+    return out;
+}
+
+nb::tuple draft(SuffixIndex& index, std::int64_t sequence_id, std::size_t max_nodes) {
+    const Tree tree = index.draft(sequence_id, max_nodes);
+    return nb::make_tuple(as_list(tree.token_ids), as_list(tree.parents),
+                          as_list(tree.confidences), as_list(tree.sources),
+                          as_list(tree.features));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const UnknownSequence& unknown) {
+            PyErr_SetString(PyExc_KeyError, unknown.what());
+        }
+    });
+    nb::class_<SuffixIndex>(m, "SuffixIndex")
+        .def(nb::init<std::size_t, std::uint32_t, double>(), nb::kw_only(), nb::arg("max_tokens"),
+             nb::arg("max_depth"), nb::arg("min_confidence"))
+        .def("start", &SuffixIndex::start, nb::arg("sequence_id"), nb::arg("scope"),
+             nb::arg("prompt"))
+        .def("extend", &SuffixIndex::extend, nb::arg("sequence_id"), nb::arg("token_ids"))
+        .def("finish", &SuffixIndex::finish, nb::arg("sequence_id"), nb::arg("remember"))
+        .def("remember", &SuffixIndex::remember, nb::arg("scope"), nb::arg("token_ids"))
+        .def("forget", &SuffixIndex::forget, nb::arg("scope"))
+        .def("draft", &draft, nb::arg("sequence_id"), nb::arg("max_nodes"))
+        .def_prop_ro("num_tokens", &SuffixIndex::num_tokens)
+        .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)
+        .def_prop_ro("num_live_bytes", &SuffixIndex::num_live_bytes);
+}

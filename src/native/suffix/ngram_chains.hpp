@@ -1,0 +1,152 @@
+// Where the n-grams that end a context occurred before: hash chains, newest first (LZ77's).
+//
+// Owns: token slots, and for each order n a link from a slot to the slot before it whose last n
+// tokens fell into the same bucket. Knows neither sequences nor documents: who owns a slot, and
+// whether a link still means anything, the caller says. A bucket may hold other n-grams too, so
+// every look is verified token by token; nothing is ever removed from a chain, overwriting does it.
+//
+// Mirrors ngram_chains.py, bucket for bucket.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace quickmatch::suffix {
+
+using Token = std::uint32_t;
+using Slot = std::uint32_t;
+
+constexpr std::array<std::uint32_t, 5> kOrders{1, 2, 4, 8, 16};
+constexpr std::uint32_t kMaxMatch = 63;     // longer matches count as this long
+constexpr std::uint32_t kMaxLooks = 32;     // slots looked at in one chain
+constexpr std::size_t kMaxOccurrences = 32;  // that a draft is made of
+constexpr std::uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
+constexpr std::uint32_t kMinBucketBits = 10;
+
+// What a slot belongs to: slots [begin, end) of a text that was seen `times` times.
+struct Owner {
+    Slot begin;
+    Slot end;
+    std::uint32_t times;
+};
+
+// The context occurred before: its last `length` tokens end just before slot `next`.
+struct Occurrence {
+    Slot next;
+    Slot end;
+    std::uint32_t length;
+    std::uint32_t times;
+};
+
+using Buckets = std::array<std::uint32_t, kOrders.size()>;
+
+class NgramChains {
+  public:
+    explicit NgramChains(std::size_t max_slots) {
+        std::uint32_t bits = kMinBucketBits;
+        while ((std::size_t{1} << bits) < 2 * max_slots) ++bits;
+        shift_ = 64 - bits;
+        heads_.assign(std::size_t{1} << bits, 0);
+        // Address space, not memory: pages come as they are written, and nothing moves later.
+        tokens_.reserve(max_slots);
+        links_.reserve(max_slots);
+    }
+
+    std::size_t max_slots() const { return heads_.size() / 2; }
+    std::size_t num_slots() const { return tokens_.size(); }
+    const Token* tokens() const { return tokens_.data(); }
+
+    std::size_t num_bytes() const {
+        return tokens_.size() * (sizeof(Token) + kOrders.size() * sizeof(Slot)) +
+               heads_.size() * sizeof(Slot);
+    }
+
+    // Write a token; `slot` may be the first beyond those written.
+    void put(Slot slot, Token token) {
+        if (slot == tokens_.size()) {
+            tokens_.push_back(token);
+            links_.emplace_back();
+        } else {
+            tokens_[slot] = token;
+        }
+    }
+
+    // Make the n-grams that end at `slot` findable. Done once its continuation is known.
+    void index(Slot slot, Slot begin, std::uint64_t seed) {
+        const std::uint32_t available = slot - begin + 1;
+        const Buckets buckets = buckets_of(&tokens_[slot] + 1, available, seed);
+        for (std::size_t i = 0; i < kOrders.size(); ++i) {
+            if (kOrders[i] > available) {
+                links_[slot][i] = 0;
+            } else {
+                links_[slot][i] = heads_[buckets[i]];
+                heads_[buckets[i]] = slot + 1;
+            }
+        }
+    }
+
+    // Append to `out` where the context's last tokens occurred, longest match first, then newest.
+    // context: its last tokens, ending at `context_end`. owner_of(slot, previous): the owner of a
+    // slot that was reached from `previous` (equal to it at a chain's head), null if the slot has
+    // been overwritten or dropped since, 0 times if the context's owner may not see it.
+    template <typename OwnerOf>
+    void find(const Token* context_end, std::uint32_t context_length, std::uint64_t seed,
+              OwnerOf&& owner_of, std::vector<Occurrence>& out) const {
+        const Buckets buckets = buckets_of(context_end, context_length, seed);
+        std::uint32_t limit = kMaxMatch;
+        for (std::size_t i = kOrders.size(); i-- > 0 && out.size() < kMaxOccurrences;) {
+            if (kOrders[i] > context_length) continue;
+            const std::size_t first = out.size();
+            Slot entry = heads_[buckets[i]];
+            Slot previous = entry - 1;
+            for (std::uint32_t looks = 0; entry && looks < kMaxLooks; ++looks) {
+                const Slot slot = entry - 1;
+                const Owner* owner = owner_of(slot, previous);
+                if (!owner) break;
+                previous = slot;
+                entry = links_[slot][i];
+                const std::uint32_t length =
+                    owner->times ? match(slot, owner->begin, context_end, context_length) : 0;
+                // Longer matches were found in the chain of the next order.
+                if (length < kOrders[i] || length > limit) continue;
+                out.push_back({slot + 1, owner->end, length, owner->times});
+                if (out.size() == kMaxOccurrences) break;
+            }
+            std::stable_sort(out.begin() + first, out.end(), [](const auto& a, const auto& b) {
+                return a.length > b.length;
+            });
+            limit = kOrders[i] - 1;
+        }
+    }
+
+  private:
+    Buckets buckets_of(const Token* end, std::uint32_t available, std::uint64_t seed) const {
+        Buckets buckets{};
+        std::uint64_t hash = seed;
+        std::uint32_t taken = 0;
+        for (std::size_t i = 0; i < kOrders.size() && kOrders[i] <= available; ++i) {
+            for (; taken < kOrders[i]; ++taken) hash = (hash ^ *(end - taken - 1)) * kMultiplier;
+            buckets[i] = static_cast<std::uint32_t>(((hash ^ taken) * kMultiplier) >> shift_);
+        }
+        return buckets;
+    }
+
+    std::uint32_t match(Slot slot, Slot begin, const Token* context_end,
+                        std::uint32_t context_length) const {
+        const std::uint32_t most = std::min({kMaxMatch, context_length, slot - begin + 1});
+        const Token* here = &tokens_[slot];
+        std::uint32_t length = 0;
+        while (length < most && *(here - length) == *(context_end - 1 - length)) ++length;
+        return length;
+    }
+
+    std::uint32_t shift_;
+    std::vector<Slot> heads_;  // a slot + 1, 0: none
+    std::vector<Token> tokens_;
+    std::vector<std::array<Slot, kOrders.size()>> links_;  // by order, as heads_
+};
+
+}  // namespace quickmatch::suffix
