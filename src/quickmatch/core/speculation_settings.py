@@ -42,7 +42,7 @@ class SpeculationSettings(BaseModel):
     adapt_min_requests: int = Field(200, ge=8)  # new recorded calls before a head is trained
     adapt_max_requests: int = Field(2000, ge=8)  # the newest of them that are trained on
     adapt_interval_s: float = Field(600.0, ge=0)  # from one training to the next, at least
-    adapt_min_gain: float = Field(0.03, ge=0, lt=1)  # of accepted length, else it is not swapped
+    adapt_min_gain: float = Field(0.03, ge=0, lt=1)  # of speed or accepted length, at the gate
     adapt_watch_requests: int = Field(100, ge=8)  # calls that a new head is judged by
     per_adapter_heads: bool = True  # adapters get heads of their own; False: the base model alone
 

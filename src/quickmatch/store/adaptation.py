@@ -63,6 +63,7 @@ class HeadAdaptation(BaseModel):
     begun_at: float = 0.0  # of the last training
     job: str = ""
     num_resumes: int = 0
+    starts_afresh: bool = False  # a job that went on from an earlier head failed
     draft: str = ""  # the version that was trained last, once it passed
     previous: str = ""  # what stood before it, "" for none
     before: SpeculationCounts = Field(default_factory=SpeculationCounts)

@@ -20,7 +20,8 @@ from quickmatch.tuning.adapt_jobs import DraftJobs, DraftOrder, outcome_of
 from quickmatch.tuning.adapt_look import Look
 from quickmatch.tuning.adapt_verdict import both, has_fallen, judge
 
-DRIFT_SHARE = 4  # after a drift a quarter of the usual number of calls is enough
+DRIFT_SHARE = 4  # after a drift a quarter of the usual number of calls is enough...
+MIN_CALLS = 8  # ...but no job learns from fewer
 MAX_DOUBLINGS = 6
 MIN_PAUSE_S = 10.0  # what doubles where no interval is set
 MAX_RESUMES = 3
@@ -73,7 +74,7 @@ class HeadCycle:
         look, head = self._look, self._head
         since, quorum, earliest = head.since, look.settings.adapt_min_requests, head.not_before
         if head.drifted_at is not None:  # refusals on other traffic say nothing of this one
-            since, quorum = head.drifted_at, max(1, quorum // DRIFT_SHARE)
+            since, quorum = head.drifted_at, max(MIN_CALLS, quorum // DRIFT_SHARE)
             earliest = min(earliest, head.begun_at + look.settings.adapt_interval_s)
         is_early = look.now < earliest
         if is_early and head.num_new >= quorum:
@@ -106,7 +107,7 @@ class HeadCycle:
             trace_filter=where,
             max_sequences=settings.adapt_max_requests,
             output_draft="-".join(filter(None, (deployment.id, self._name, "draft"))),
-            warm_start_from=deployment.drafts.get(self._name) or deployment.drafts.get("", ""),
+            warm_start_from=self._warm_start(),
         )
         head.begun_at, head.num_resumes, head.draft = look.now, 0, ""
         head.drifted_at = None  # one that comes from now on is answered by the next training
@@ -121,6 +122,13 @@ class HeadCycle:
         figures = {"num_new_calls": float(head.num_new)}
         look.record("training", self._name, job=head.job, text=why, figures=figures)
 
+    def _warm_start(self) -> str:
+        """Return the draft that stands, for an adapter's first one the base model's."""
+        if self._head.starts_afresh:
+            return ""
+        drafts = self._look.deployment.drafts
+        return (drafts.get(self._name) or drafts.get("", "")).partition("@")[0]
+
     # ---- training
 
     def _train(self) -> None:
@@ -132,6 +140,8 @@ class HeadCycle:
         elif job.state is JobState.INTERRUPTED and self._head.num_resumes < MAX_RESUMES:
             self._resume(job)
         elif job.state.is_final or job.state is JobState.INTERRUPTED:
+            had_start = bool(job.settings.get("warm_start_from"))
+            self._head.starts_afresh = job.state is JobState.FAILED and had_start
             self._give_up("failed", job.error or f"its job is {job.state}")
 
     def _resume(self, job: Job) -> None:
@@ -143,13 +153,16 @@ class HeadCycle:
 
     def _gate(self, job: Job) -> None:
         look, head, found = self._look, self._head, outcome_of(job)
-        gain = found.gain
-        enough = gain is None or gain >= look.settings.adapt_min_gain
-        if not (found.passed and enough and found.draft):
-            self._give_up("gated", "refused: it is not better than what stands", found.figures)
+        head.starts_afresh = False
+        gain, least = found.gain, look.settings.adapt_min_gain
+        is_enough = gain is None or gain >= least
+        if not (found.passed and is_enough and found.draft):
+            why = found.message if is_enough else f"a gain of {gain:.1%} is under {least:.1%}"
+            self._give_up("gated", f"refused: {why or 'it is not better'}", found.figures)
             return
+        text = f"passed: {found.message}"
         look.record(
-            "gated", self._name, draft=found.draft, job=job.id, text="passed", figures=found.figures
+            "gated", self._name, draft=found.draft, job=job.id, text=text, figures=found.figures
         )
         head.phase, head.draft = "swapping", found.draft
         head.previous = look.deployment.drafts.get(self._name, "")

@@ -26,7 +26,7 @@ class DraftOrder:
     trace_filter: Filter
     max_sequences: int  # the newest so many
     output_draft: str
-    warm_start_from: str = ""  # "name@version" of the head that stands
+    warm_start_from: str = ""  # name of the draft to go on from, in its newest version
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,14 @@ class Outcome:
 
     draft: str  # version id of the trained head, "" where none was published
     passed: bool  # it beats what stands, on calls that it was not trained on
+    message: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def gain(self) -> float | None:
-        """By what share accepted length grew; None where nothing stood before."""
-        new, old = map(self.figures.get, ("accepted_length", "accepted_length_before"))
-        return None if not new or not old else new / old - 1.0
+        """By what share speed or accepted length grew; None where no head stood before."""
+        pairs = [(self.figures.get(n), self.figures.get(f"{n}_before")) for n in _COMPARED]
+        return max((new / old - 1.0 for new, old in pairs if new and old), default=None)
 
 
 class DraftJobs(Protocol):
@@ -99,10 +100,19 @@ class StoredDraftJobs:
 
 
 def outcome_of(job: Job) -> Outcome:
-    """Read a completed job's metrics."""
+    """Read a completed job's metrics: its gate's arms "new", "current" (perhaps) and "plain"."""
     metrics = job.metrics
-    figures = {name: float(metrics[name]) for name in _FIGURES if metrics.get(name) is not None}
-    return Outcome(str(metrics.get("model_version") or ""), bool(metrics.get("passed")), figures)
+    gate = metrics.get("gate") or {}
+    figures = {}
+    for arm, suffix in (("new", ""), ("current", "_before"), ("plain", "_plain")):
+        for name in _COMPARED:
+            value = gate.get(arm, {}).get(name)
+            if value is not None:
+                figures[name + suffix] = float(value)
+    if metrics.get("train_s") is not None:
+        figures["train_s"] = float(metrics["train_s"])
+    draft, message = metrics.get("draft_version") or "", metrics.get("message") or ""
+    return Outcome(draft, bool(metrics.get("passed")), message, figures)
 
 
-_FIGURES = ("accepted_length", "accepted_length_before", "hit_rate", "train_s", "num_tokens")
+_COMPARED = ("tokens_per_s", "accepted_length")

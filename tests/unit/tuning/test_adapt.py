@@ -24,7 +24,12 @@ from quickmatch.store.protocol import Store, require
 from quickmatch.tuning.adapt import NEEDS_REPORT, NEEDS_TRACES, AdaptationLoop
 from quickmatch.tuning.adapt_jobs import DraftOrder
 
-PASSED = {"passed": True, "accepted_length": 3.0, "accepted_length_before": 2.0}
+GATE = {
+    "plain": {"tokens_per_s": 100.0},
+    "current": {"tokens_per_s": 150.0, "accepted_length": 2.0},
+    "new": {"tokens_per_s": 160.0, "accepted_length": 3.0},
+}
+PASSED = {"passed": True, "gate": GATE, "message": "it beats what stands", "train_s": 12.5}
 ADAPT = {
     "adapt": True,
     "adapt_min_requests": 20,
@@ -50,6 +55,7 @@ class FakeJobs:
         job = Job(
             id=id, created_at=1.0, job_type="draft", base_model=order.model, dataset="",
             output_model=order.output_draft, state=JobState.RUNNING,
+            settings={"warm_start_from": order.warm_start_from},
         )  # fmt: skip
         self.store.insert(job)
         return id
@@ -151,7 +157,7 @@ class World:
         self.traffic(20)
         self.look()
         assert self.head().phase == "training"
-        told = {**PASSED, "model_version": f"live-draft@{version}", **metrics}
+        told = {**PASSED, "draft_version": f"live-draft@{version}", **metrics}
         self.jobs.end(JobState.COMPLETED, **told)
         self.look()
 
@@ -235,7 +241,7 @@ def test_the_next_one_starts_from_the_one_that_stands_on_newer_calls(world: Worl
     assert world.head().num_new == 19  # all that came since the training began
     world.traffic(1)
     world.look()
-    assert world.jobs.orders[-1].warm_start_from == "live-draft@1"
+    assert world.jobs.orders[-1].warm_start_from == "live-draft"
 
 
 @pytest.mark.parametrize("previous", ["", "old@4"])
@@ -266,7 +272,11 @@ def test_a_head_that_cannot_be_loaded_is_taken_back(world: World) -> None:
 
 @pytest.mark.parametrize(
     "metrics",
-    [{"passed": False}, {"accepted_length": 2.05}, {"model_version": None}],
+    [
+        {"passed": False, "draft_version": None},
+        {"passed": False},  # published by force
+        {"gate": {**GATE, "new": {"tokens_per_s": 154.0, "accepted_length": 2.02}}},
+    ],
 )
 def test_what_does_not_pass_the_gate_is_not_swapped_in(
     world: World, metrics: dict[str, Any]
@@ -275,6 +285,31 @@ def test_what_does_not_pass_the_gate_is_not_swapped_in(
     assert (world.deployment.drafts, world.head().phase) == ({}, "collecting")
     assert world.events()[-1] == "gated"
     assert "refused" in world.deployment.adaptation.events[-1].text
+
+
+def test_a_first_head_needs_no_gain_over_another(world: World) -> None:
+    world.train(gate={"plain": GATE["plain"], "new": GATE["new"]})
+    assert world.deployment.drafts == {"": "live-draft@1"}
+    assert world.deployment.adaptation.events[-1].figures == {
+        "tokens_per_s": 160.0, "tokens_per_s_plain": 100.0, "accepted_length": 3.0, "train_s": 12.5,
+    }  # fmt: skip
+
+
+def test_what_an_earlier_head_spoils_is_begun_afresh(world: World) -> None:
+    world.change(drafts={"": "old@4"})
+    world.traffic(20)
+    world.look()
+    assert world.jobs.orders[-1].warm_start_from == "old"
+    world.jobs.end(JobState.FAILED)
+    world.look()
+    world.traffic(20)
+    world.look(after_s=1000)
+    assert world.jobs.orders[-1].warm_start_from == ""
+    world.jobs.end(JobState.COMPLETED, passed=False)
+    world.look()
+    world.traffic(20)
+    world.look(after_s=1000)
+    assert world.jobs.orders[-1].warm_start_from == "old"
 
 
 def test_each_refusal_doubles_the_pause(world: World) -> None:
@@ -311,18 +346,18 @@ def test_a_drift_is_answered_by_fewer_calls_that_came_since(world: World) -> Non
     world.drift()
     world.look()
     assert world.events() == ["collecting", "drift"]
-    world.traffic(4, accepted=1)
+    world.traffic(7, accepted=1)
     world.look()
     assert world.jobs.orders == []
     world.traffic(1, accepted=1)
     world.look()
     (order,) = world.jobs.orders
-    assert world.store.count(Trace, order.trace_filter) == 5
+    assert world.store.count(Trace, order.trace_filter) == 8
     assert world.deployment.adaptation.events[-1].text == "after a drift"
     # What came before the drift is not what the new head is compared with.
-    world.jobs.end(JobState.COMPLETED, **PASSED, model_version="live-draft@1")
+    world.jobs.end(JobState.COMPLETED, **PASSED, draft_version="live-draft@1")
     world.look()
-    assert world.head().before.num_emitted == 5 * 20
+    assert world.head().before.num_emitted == 8 * 20
 
 
 def test_a_drift_that_is_over_by_itself_trains_nothing(world: World) -> None:
@@ -330,14 +365,12 @@ def test_a_drift_that_is_over_by_itself_trains_nothing(world: World) -> None:
     world.look()
     world.drift()
     world.look()
-    world.traffic(7)  # the suffix index knows the new traffic already
+    world.traffic(8)  # the suffix index knows the new traffic already
     world.look()
     assert (world.jobs.orders, world.head().drifted_at) == ([], None)
     assert world.deployment.adaptation.events[-1].text == "over without a training"
-    world.traffic(1)
     world.look()
-    assert world.head().num_new == 20
-    assert world.head().phase == "training"
+    assert (world.head().num_new, world.head().phase) == (20, "training")
 
 
 def test_a_drift_is_not_held_up_by_refusals_but_by_the_interval(world: World) -> None:
@@ -349,7 +382,7 @@ def test_a_drift_is_not_held_up_by_refusals_but_by_the_interval(world: World) ->
     assert world.head().not_before > world.now + 400
     world.drift()
     world.look()
-    world.traffic(5, accepted=1)
+    world.traffic(8, accepted=1)
     world.look(after_s=30)
     assert len(world.jobs.orders) == 3
     world.look(after_s=30)
@@ -390,7 +423,7 @@ def test_a_server_that_starts_again_goes_on_where_the_last_one_stopped(world: Wo
     world.restart_server()
     world.look()
     assert len(world.jobs.orders) == 1
-    world.jobs.end(JobState.COMPLETED, **PASSED, model_version="live-draft@1")
+    world.jobs.end(JobState.COMPLETED, **PASSED, draft_version="live-draft@1")
     world.restart_server()
     world.look()
     world.load()
@@ -452,9 +485,9 @@ def test_adapters_have_heads_of_their_own_one_training_at_a_time(world: World) -
     world.look()
     order = world.jobs.orders[-1]
     assert (order.adapter, order.output_draft) == ("red", "live-red-draft")
-    assert order.warm_start_from == "old@1"
+    assert order.warm_start_from == "old"
     assert world.store.count(Trace, order.trace_filter) == 40
-    told = {**PASSED, "model_version": "live-red-draft@1"}
+    told = {**PASSED, "draft_version": "live-red-draft@1"}
     world.jobs.end(JobState.COMPLETED, **told)
     world.look()
     assert world.deployment.drafts == {"": "old@1", "red": "live-red-draft@1"}
