@@ -106,10 +106,11 @@ class Progress(BaseModel):
     epoch: float = 0.0
     loss: float | None = None  # mean over the last steps, nats a token
     eval_loss: float | None = None
+    acceptance: float | None = None  # draft jobs: share of tokens foretold, one ahead
     learning_rate: float | None = None
     tokens_per_s: float | None = None
     eta_s: float | None = None
-    phase: str = ""  # "loading", "training", "evaluating", "saving"
+    phase: str = ""  # "loading", "answering", "training", "evaluating", "saving"
 
 
 class Job(Document):
@@ -150,6 +151,7 @@ class JobStep(Document):
     step: int
     loss: float | None = None
     eval_loss: float | None = None
+    acceptance: float | None = None
     learning_rate: float | None = None
     tokens_per_s: float | None = None
 

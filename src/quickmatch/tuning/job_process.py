@@ -22,7 +22,7 @@ from quickmatch.core.settings import Home
 from quickmatch.store.documents import Job, JobState
 from quickmatch.store.open import open_store
 from quickmatch.store.protocol import Store, require
-from quickmatch.tuning import processes
+from quickmatch.tuning import draft_data, processes
 from quickmatch.tuning.jobs import log_path
 
 logger = logging.getLogger("quickmatch.job")
@@ -68,9 +68,28 @@ def _claim(store: Store, job_id: str) -> None:
 
 
 def _guarded(store: Store, home: Home, job_id: str, stop: threading.Event) -> Outcome:
+    """Run the job, whatever happens; an ended one keeps nothing of what it collected."""
+    outcome = _attempt(store, home, job_id, stop)
+    if outcome.state.is_final:
+        _forget_data(store, job_id, outcome.state)
+    return outcome
+
+
+def _forget_data(store: Store, job_id: str, state: JobState) -> None:
+    try:
+        job = require(store, Job, job_id)
+        job.state = state  # the store learns of it later; the audit log says it now
+        if not job.settings.get("keep_data"):
+            draft_data.forget(store, job, actor=f"job {job_id}")
+    except (OSError, QuickmatchError):
+        logger.exception("the collected data stays until the next `quickmatch` command tries again")
+
+
+def _attempt(store: Store, home: Home, job_id: str, stop: threading.Event) -> Outcome:
     # Imported here: torch takes seconds, and the claim must come first.
     from transformers.utils.logging import disable_progress_bar
 
+    from quickmatch.tuning.draft_job import run_draft
     from quickmatch.tuning.job_report import JobReport
     from quickmatch.tuning.sft import Stopped
     from quickmatch.tuning.sft_job import run_sft
@@ -79,7 +98,9 @@ def _guarded(store: Store, home: Home, job_id: str, stop: threading.Event) -> Ou
     report = JobReport(store, job_id, stop)
     try:
         _make_way()
-        metrics = run_sft(store, home, require(store, Job, job_id), report)
+        job = require(store, Job, job_id)
+        work = {"sft": run_sft, "draft": run_draft}[job.job_type]
+        metrics = work(store, home, job, report)
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         metrics["peak_memory_bytes"] = peak_kib * 1024
         store.update(Job, job_id, lambda job: job.metrics.update(metrics))

@@ -42,7 +42,10 @@ class JobReport:
         speed = num_tokens / seconds if seconds > 0 else None
         step = self._step(report.step)
         step.loss, step.learning_rate, step.tokens_per_s = report.loss, report.learning_rate, speed
+        step.acceptance = report.acceptance
         progress = self.progress
+        known = [r.acceptance for r in self._recent if r.acceptance is not None]
+        progress.acceptance = sum(known) / len(known) if known else None
         progress.step = report.step
         progress.epoch = report.step / self.steps_per_epoch
         progress.loss = sum(r.loss for r in self._recent) / len(self._recent)

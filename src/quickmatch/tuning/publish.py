@@ -1,4 +1,4 @@
-"""Makes a trained adapter a model: files in the home, then a document.
+"""Makes what a job trained a model: files in the home, then a document.
 
 Owns the folder `models/NAME/VERSION`. It is written beside and renamed when whole, and the
 document is written last, so that whoever finds a version in the store finds its files.
@@ -6,6 +6,7 @@ document is written last, so that whoever finds a version in the store finds its
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,39 @@ def publish_adapter(store: Store, home: Home, job: Job, base: Model, model: Any)
 
     Doing it again for the same job changes nothing. Raises OSError where the disk is full.
     """
+
+    def write(folder: Path) -> None:
+        # The embeddings are the base's; saying so spares PEFT a look at the hub.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        write_base_fingerprint(folder, resolve_model(model_source(base.path)))
+
+    description = f"LoRA rank {job.settings.get('lora_rank')} on {job.dataset}"
+    return _publish(store, home, job, base, ModelKind.ADAPTER, description, write)
+
+
+def publish_draft(
+    store: Store, home: Home, job: Job, base: Model, *, head: Path, description: str
+) -> Model:
+    """Copy a head's folder as the job's output; a name that exists gets its next version.
+
+    Doing it again for the same job changes nothing. Raises OSError where the disk is full.
+    """
+
+    def write(folder: Path) -> None:
+        shutil.copytree(head, folder)
+
+    return _publish(store, home, job, base, ModelKind.DRAFT, description, write)
+
+
+def _publish(
+    store: Store,
+    home: Home,
+    job: Job,
+    base: Model,
+    kind: ModelKind,
+    description: str,
+    write: Callable[[Path], None],
+) -> Model:
     old = store.get(Model, job.output_model)
     if old is not None and old.source_job == job.id:
         return old
@@ -32,36 +66,36 @@ def publish_adapter(store: Store, home: Home, job: Job, base: Model, model: Any)
     partial = final.with_name(f".{job.id}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        # The embeddings are the base's; saying so spares PEFT a look at the hub.
-        model.save_pretrained(partial, save_embedding_layers=False)
-        write_base_fingerprint(partial, resolve_model(model_source(base.path)))
+        write(partial)
         _flush(partial)
         shutil.rmtree(final, ignore_errors=True)  # left by a crash between rename and document
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return _register(store, job, base, version, final)
-
-
-def _register(store: Store, job: Job, base: Model, version: int, folder: Path) -> Model:
     document = Model(
         id=job.output_model,
         created_at=wall(),
-        model_kind=ModelKind.ADAPTER,
+        model_kind=kind,
         version=version,
-        path=str(folder),
+        path=str(final),
         base_model=base.id,
         base_path=base.path,
-        description=f"LoRA rank {job.settings.get('lora_rank')} on {job.dataset}",
+        adapter=job.adapter,
+        description=description,
         source_job=job.id,
-        size_bytes=sum(f.stat().st_size for f in folder.iterdir()),
+        size_bytes=sum(f.stat().st_size for f in final.iterdir()),
     )
-    if version == 1:
+    return _register(store, job, document)
+
+
+def _register(store: Store, job: Job, document: Model) -> Model:
+    if document.version == 1:
         store.insert(document)
         return document
 
     def replace(model: Model) -> None:
-        if model.model_kind != ModelKind.ADAPTER or model.version != version - 1:
+        before = (document.model_kind, document.version - 1)
+        if (model.model_kind, model.version) != before:
             raise Conflict(f"model {model.id!r} was changed while job {job.id} was running")
         for name in Model.model_fields:
             if name not in ("id", "created_at", "revision"):

@@ -48,6 +48,7 @@ class StepReport:
     learning_rate: float
     num_tokens: int
     step_s: float
+    acceptance: float | None = None  # of a draft: share of tokens foretold, one ahead
 
 
 class Listener(Protocol):
