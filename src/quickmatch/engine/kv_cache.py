@@ -9,9 +9,11 @@ attention kernels read them.
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,11 +49,7 @@ class KVCache:
         self.num_blocks = num_blocks
         self._num_kv_heads = config.num_kv_heads
         shape = (2 * config.num_kv_heads, num_blocks * block_size, config.head_dim)
-        # Zeros, not empty: a NaN in a slot never written would survive masking (0 * NaN).
-        # The system hands out zero pages lazily, so that unused slots cost no memory.
-        self._layers = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)
-        ]
+        self._layers = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
         self._by_block = [
             layer.view(shape[0], num_blocks, block_size * config.head_dim) for layer in self._layers
         ]
@@ -77,6 +75,18 @@ class KVCache:
         picked = self._by_block[layer].index_select(1, block_ids)
         shaped = picked.view(2, self._num_kv_heads, num_rows, -1, self._head_dim)
         return shaped[0], shaped[1]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros: a NaN in a slot never written would survive masking (0 * NaN).
+
+    On CPUs by way of numpy, whose zeros are pages that the system hands out when they are first
+    written: slots never used cost no memory, and the largest cache is made in no time.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
 
 
 def size_kv_cache(
