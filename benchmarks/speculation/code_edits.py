@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_NOUNS = (
-    "order invoice payment parcel ticket booking refund visit reading sample message account "
-    "product delivery contract meeting session vehicle patient lesson report voucher shipment"
-).split()
-_FIELDS = "price weight amount score rating length age size total count cost level".split()
-_LOCALS = "result kept found chosen picked matched collected gathered selected filtered".split()
-_OTHERS = "output answer values entries remaining wanted ready final survivors outcome".split()
-_VERBS = "check measure review collect inspect gather examine summarise tally audit".split()
+_WORDS = {
+    "noun": "order invoice payment parcel ticket booking refund visit reading sample message "
+    "account product delivery contract meeting session vehicle patient lesson report voucher "
+    "shipment",
+    "field": "price weight amount score rating length age size total count cost level",
+    "local": "result kept found chosen picked matched collected gathered selected filtered",
+    "verb": "check measure review collect inspect gather examine summarise tally audit",
+    "other": "output answer values entries remaining wanted ready final survivors outcome",
+}
+_CHOICES = {kind: words.split() for kind, words in _WORDS.items()}
 
 # {noun}, {field}, {local}, {verb}: names; {a}, {b}: whole numbers.
 _TEMPLATES = (
@@ -110,20 +112,20 @@ def _edit(rng: random.Random) -> CodeEdit:
 
 
 def _names(rng: random.Random) -> dict[str, str | int]:
-    noun = rng.choice(_NOUNS)
+    noun = rng.choice(_CHOICES["noun"])
     return {
         "noun": noun,
         "Noun": noun.capitalize(),
-        "field": rng.choice(_FIELDS),
-        "local": rng.choice(_LOCALS),
-        "verb": rng.choice(_VERBS),
+        "field": rng.choice(_CHOICES["field"]),
+        "local": rng.choice(_CHOICES["local"]),
+        "verb": rng.choice(_CHOICES["verb"]),
         "a": rng.randint(2, 9) * rng.choice((1, 10, 100)),
         "b": rng.randint(11, 99) * 10,
     }
 
 
 def _rename(rng: random.Random, code: str, names: list[dict[str, str | int]]) -> tuple[str, str]:
-    old, new = str(rng.choice(names)["local"]), rng.choice(_OTHERS)
+    old, new = str(rng.choice(names)["local"]), rng.choice(_CHOICES["other"])
     return f"Rename {old} to {new} in this code.", re.sub(rf"\b{old}\b", new, code)
 
 
@@ -133,7 +135,7 @@ def _rename_function(
     names: list[dict[str, str | int]],  # noqa: ARG001 - the three edits are called alike
 ) -> tuple[str, str]:
     old = rng.choice(re.findall(r"def (\w+)\(", code))
-    new = f"{rng.choice(_VERBS)}_{rng.choice(_OTHERS)}"
+    new = f"{rng.choice(_CHOICES['verb'])}_{rng.choice(_CHOICES['other'])}"
     return f"Rename the function {old} to {new} in this code.", re.sub(rf"\b{old}\b", new, code)
 
 

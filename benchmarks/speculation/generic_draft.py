@@ -23,8 +23,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.models import MODELS_FOLDER
 from benchmarks.speculation.targets import BASE
-from benchmarks.speculation.training_bar import TrainingBar
+from benchmarks.speculation.training_bar import training_bar
 from benchmarks.speculation.workloads import NoData, data_folder
+from examples.credit_cards.screen import Screen
 from quickmatch.tuning.encode import Encoded
 from quickmatch.tuning.load import Loaded
 from quickmatch.tuning.plan import Plan
@@ -55,7 +56,9 @@ class DraftRecipe:
     )
 
 
-def make_generic_draft(recipe: DraftRecipe | None = None, *, root: Path = MODELS_FOLDER) -> Path:
+def make_generic_draft(
+    screen: Screen, recipe: DraftRecipe | None = None, *, root: Path = MODELS_FOLDER
+) -> Path:
     """Return the model's folder, trained now unless it is there. Raises NoData."""
     recipe = recipe or DraftRecipe()
     files = _files(recipe)
@@ -64,7 +67,7 @@ def make_generic_draft(recipe: DraftRecipe | None = None, *, root: Path = MODELS
         return folder
     part = folder.with_suffix(".part")
     (part / "work").mkdir(parents=True, exist_ok=True)
-    model = _train(recipe, files, part)
+    model = _train(recipe, files, part, screen)
     weights = {n: t.detach().to(torch.bfloat16) for n, t in model.state_dict().items()}
     weights.pop("lm_head.weight")  # tied
     save_file(weights, part / "model.safetensors", {"format": "pt"})
@@ -75,7 +78,9 @@ def make_generic_draft(recipe: DraftRecipe | None = None, *, root: Path = MODELS
     return part.rename(folder)
 
 
-def _train(recipe: DraftRecipe, files: dict[str, Path], part: Path) -> LlamaForCausalLM:
+def _train(
+    recipe: DraftRecipe, files: dict[str, Path], part: Path, screen: Screen
+) -> LlamaForCausalLM:
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**_config(recipe)))
     tokenizer = AutoTokenizer.from_pretrained(BASE)
@@ -86,7 +91,7 @@ def _train(recipe: DraftRecipe, files: dict[str, Path], part: Path) -> LlamaForC
     plan = Plan.of(settings, len(rows), 0, recipe.learning_rate)
     loaded = Loaded(model, tokenizer, torch.device("cpu"), torch.bfloat16)
     loaded.choose_attention(_WINDOW)
-    with TrainingBar("generic draft model", plan.total_steps) as bar:
+    with training_bar(screen, "generic draft model", plan.total_steps) as listener:
         SftRun(
             loaded=loaded,
             train=rows,
@@ -95,7 +100,7 @@ def _train(recipe: DraftRecipe, files: dict[str, Path], part: Path) -> LlamaForC
             plan=plan,
             folder=part / "work",
             run_key=part.name,
-            listener=bar,
+            listener=listener,
         ).run()
     return model
 

@@ -1,8 +1,8 @@
 """The targets: the shipped base model, fine-tuned for the workloads, as whole model folders.
 
-Untuned, the base answers these prompts with loops, and a loop is the easiest text there is to draft:
-figures taken on it would flatter every drafter. So the benchmark tunes it first, with the
-product's own training loop, and writes merged folders that every peer can load.
+Untuned, the base answers these prompts with loops, and a loop is the easiest text to draft: figures
+taken on it would flatter every drafter. So the benchmark tunes it first, with the product's own
+training loop, and writes merged folders that every peer can load.
 
     credit  LoRA on the credit explanations, merged: what the example's demo makes
     mixed   all weights, one pass over the other workloads' train parts together
@@ -23,8 +23,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.models import MODELS_FOLDER
-from benchmarks.speculation.training_bar import TrainingBar
+from benchmarks.speculation.training_bar import training_bar
 from benchmarks.speculation.workloads import Item
+from examples.credit_cards.screen import Screen
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.tuning.chat_rows import row_from_json
 from quickmatch.tuning.encode import encode_rows
@@ -34,7 +35,7 @@ from quickmatch.tuning.settings import SftSettings
 from quickmatch.tuning.sft import SftRun, add_lora
 
 BASE = Path(model_source(SHIPPED_MODEL))
-_MAX_TOKENS = 1664  # of a row; the longest workload's rows have a prompt of 1,240
+_MAX_TOKENS = 1024  # of a row; longer ones are left out
 _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -61,27 +62,29 @@ class Recipe:
 
 
 CREDIT_RECIPE = Recipe("credit", lora_rank=8, epochs=5, learning_rate=4e-3)
-MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.5e-3)
+MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.2e-3, batch_size=4)
 # Rows of each workload in the mixture: by what a row costs and by how soon the model has the form.
 MIXED_ROWS = {
-    "context_qa": 500,
-    "gsm8k": 2000,
+    "context_qa": 400,
+    "gsm8k": 3000,
     "intent_json": 1600,
-    "sql_advising": 400,
-    "sql_spider": 1600,
+    "sql_advising": 1200,
+    "sql_spider": 2200,
     "support_dialogue": 1000,
-    "code_edits": 1500,
+    "code_edits": 1300,
 }
 
 
-def make_target(recipe: Recipe, items: Sequence[Item], *, root: Path = MODELS_FOLDER) -> Path:
+def make_target(
+    recipe: Recipe, items: Sequence[Item], screen: Screen, *, root: Path = MODELS_FOLDER
+) -> Path:
     """Return the folder of the tuned model; trained now (minutes) unless it is there already."""
     folder = root / f"target-{recipe.name}-{_fingerprint(recipe, items)}"
     if folder.is_dir():
         return folder
     part = folder.with_suffix(".part")
     (part / "work").mkdir(parents=True, exist_ok=True)  # a broken run left its checkpoint there
-    tuned = _train(recipe, items, part)
+    tuned = _train(recipe, items, part, screen)
     for name in _COPIED:
         shutil.copy(BASE / name, part / name)
     save_file(_weights(tuned), part / "model.safetensors", {"format": "pt"})
@@ -89,7 +92,7 @@ def make_target(recipe: Recipe, items: Sequence[Item], *, root: Path = MODELS_FO
     return part.rename(folder)
 
 
-def _train(recipe: Recipe, items: Sequence[Item], part: Path) -> Any:
+def _train(recipe: Recipe, items: Sequence[Item], part: Path, screen: Screen) -> Any:
     """Return the tuned transformers model, adapters merged."""
     settings = recipe.settings
     loaded = _trainable(recipe)
@@ -97,7 +100,7 @@ def _train(recipe: Recipe, items: Sequence[Item], part: Path) -> Any:
     encoded = encode_rows(rows, loaded.tokenizer, _MAX_TOKENS, name=recipe.name).rows
     loaded.choose_attention(max(len(row.token_ids) for row in encoded))
     plan = Plan.of(settings, len(encoded), 0, recipe.learning_rate)
-    with TrainingBar(f"target {recipe.name!r}", plan.total_steps) as bar:
+    with training_bar(screen, f"target {recipe.name!r}", plan.total_steps) as listener:
         run = SftRun(
             loaded=loaded,
             train=encoded,
@@ -106,7 +109,7 @@ def _train(recipe: Recipe, items: Sequence[Item], part: Path) -> Any:
             plan=plan,
             folder=part / "work",
             run_key=part.name,
-            listener=bar,
+            listener=listener,
         )
         run.run()
     return loaded.model.merge_and_unload() if recipe.lora_rank else loaded.model
