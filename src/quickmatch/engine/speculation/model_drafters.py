@@ -41,9 +41,10 @@ class Head(Drafter, Protocol):
 
 
 class SmallModel(Drafter, Protocol):
-    """A model with the target's tokenizer and a cache over the target's slots."""
+    """A model with the target's tokenizer and a cache over the target's slots.
 
-    def observe(self, kept: list[KeptRows], token_ids: list[int]) -> None: ...
+    It is told of no steps: what it has missed it reads from the tokens when it drafts.
+    """
 
 
 @dataclass(slots=True)
@@ -110,9 +111,9 @@ class ModelDrafters:
 
     def observe(self, batch: StepBatch, sampled: list[Sampled | None], aux: list[Tensor]) -> None:
         """Take in a step that the target has run. aux: by `aux_layers`, [num_tokens, hidden]."""
+        if not self._heads:
+            return
         kept = [kept_rows(batch, span, s) for span, s in zip(batch.spans, sampled, strict=True)]
-        if self._draft_model is not None:
-            self._draft_model.observe(kept, batch.token_ids)
         by_layer = dict(zip(self.aux_layers, aux, strict=True))
         for loaded in self._heads.values():
             own = [k for k in kept if self._head(k.adapter_row) is loaded.head]
