@@ -28,18 +28,21 @@ class PredictionDrafter:
             self._places.setdefault(key, []).append(end)
         self._passed = 0  # how far the output has come in the guess
 
-    def extend(self, token_ids: Sequence[int]) -> None:
-        """Take in what was emitted."""
+    def extend(self, token_ids: Sequence[int]) -> int:
+        """Take in what was emitted; return how many of these tokens the guess foretold."""
+        num_foretold = 0
         for token_id in token_ids:
             self._last = [*self._last, token_id][-RESYNC_TOKENS:]
             if self._next is not None and self._at(self._next) == token_id:
                 self._next += 1
                 self._num_matched += 1
+                num_foretold += 1
             else:
                 self._next = self._find_again()
                 self._num_matched = RESYNC_TOKENS if self._next is not None else 0
             if self._next is not None:
                 self._passed = self._next
+        return num_foretold
 
     def draft(self, max_tokens: int) -> DraftTree:
         """Return what the guess says comes next, as a chain; empty while it is lost."""

@@ -23,26 +23,9 @@ from quickmatch.engine.speculation.controller import Controller
 from quickmatch.engine.speculation.costs import CostTable, points_to_measure
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.prediction import PredictionDrafter
+from quickmatch.engine.speculation.suffix import SuffixDrafter
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
-
-
-try:
-    from quickmatch.engine.speculation.suffix import SuffixDrafter
-except ImportError:  # until the index is there
-
-    class SuffixDrafter:  # type: ignore[no-redef]
-        """Drafts nothing."""
-
-        num_tokens = num_bytes = 0
-
-        def __init__(self, **_: object) -> None: ...
-        def start(self, *_: object) -> None: ...
-        def extend(self, *_: object) -> None: ...
-        def finish(self, *_: object) -> None: ...
-        def remember(self, *_: object) -> None: ...
-        def draft(self, *_: object) -> DraftTree:
-            return DraftTree()
 
 
 class DraftRunner(Protocol):
@@ -213,17 +196,17 @@ class Speculator:
         if self._has_suffix:
             self._suffix.extend(sequence.id, token_ids)
         prediction = self._predictions.get(sequence.id)
-        if prediction is not None:
-            prediction.extend(token_ids)
+        # Whoever drafted them: the same tokens may have come from past outputs too.
+        num_foretold = 0 if prediction is None else prediction.extend(token_ids)
         if tree is None:
-            return NO_PREDICTION
+            return PredictionVerdict(num_foretold)
         self._controller.verified(sequence.id, tree, sampled.accepted, sequence.scope)
         if prediction is None:
             return NO_PREDICTION
         accepted = sampled.accepted[: len(token_ids)]
         num_accepted = sum(tree.sources[node] is Source.PREDICTION for node in accepted)
         num_proposed = sum(source is Source.PREDICTION for source in tree.sources)
-        return PredictionVerdict(num_accepted, num_proposed - num_accepted)
+        return PredictionVerdict(num_foretold, num_proposed - num_accepted)
 
     def ended(self, sequence: Sequence) -> None:
         """A request has ended; its output may serve later ones."""

@@ -55,3 +55,9 @@ def test_the_end_of_the_guess() -> None:
     drafter.extend([1, 2])
     assert len(drafter.draft(4)) == 0
     assert len(PredictionDrafter([]).draft(4)) == 0
+
+
+def test_what_the_guess_foretold_is_counted() -> None:
+    drafter = PredictionDrafter(GUESS)
+    assert drafter.extend(GUESS[:3]) == 3
+    assert drafter.extend([-1]) == 0
