@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from quickmatch.cli import create_draft
 from quickmatch.cli.output import Output, OutputFormat, print_json
 from quickmatch.cli.session import open_session
 from quickmatch.core.errors import Conflict, InvalidRequest
@@ -17,7 +18,7 @@ from quickmatch.store.documents import Document, Model, ModelKind
 def register(app: typer.Typer) -> None:
     """Add the verb group to the command."""
     group = typer.Typer(
-        help="Create a dataset, a model or a fine-tuning job.", no_args_is_help=True
+        help="Create a dataset, a model, a fine-tuning job or a draft job.", no_args_is_help=True
     )
     group.command(
         epilog="Example: quickmatch create dataset tickets --from-traces "
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: quickmatch create sftj --base-model quickmatch-base --dataset tickets "
         "--output-model support-bot --lora-rank 8 --epochs 3"
     )(sftj)
+    create_draft.register(group)
     app.add_typer(group, name="create")
 
 
@@ -94,15 +96,26 @@ def dataset(
 def model(
     name: Annotated[str, typer.Argument(help="The model's name.")],
     path: Annotated[str, typer.Option(help="A Hugging Face or PEFT folder, or a hub id.")] = "",
-    base_model: Annotated[str, typer.Option(help="PEFT folder: the model it is for.")] = "",
+    base_model: Annotated[str, typer.Option(help="Adapter or draft: the model it is for.")] = "",
+    kind: Annotated[
+        ModelKind | None, typer.Option(help="What the folder is; default: seen from its files.")
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(help="Draft: the adapter whose answers it foretells.")
+    ] = "",
     remote_url: Annotated[str, typer.Option(help="An OpenAI-compatible URL, to /v1.")] = "",
     remote_model: Annotated[str, typer.Option(help="The model's name there.")] = "",
     api_key_env: Annotated[str, typer.Option(help="Environment variable with the key.")] = "",
     description: Annotated[str, typer.Option()] = "",
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Register a model: a folder, a hub id, a LoRA adapter, or another provider's."""
-    from quickmatch.cli.models import ensure_model, import_adapter, is_adapter_folder
+    """Register a model: a folder, a hub id, a LoRA adapter, a draft, or another provider's."""
+    from quickmatch.cli.models import (
+        ensure_model,
+        import_adapter,
+        import_draft,
+        is_adapter_folder,
+    )
 
     check_name(name, "model")
     if bool(path) is bool(remote_url):
@@ -110,7 +123,9 @@ def model(
     with open_session() as session:
         if session.store.get(Model, name) is not None:
             raise Conflict(f"a model named {name!r} exists; delete it first or choose another name")
-        if path and (base_model or is_adapter_folder(path)):
+        if kind is ModelKind.DRAFT:
+            made = import_draft(session, name, path, base_model, adapter)
+        elif path and (base_model or is_adapter_folder(path)):
             made = import_adapter(session, name, path, base_model)
         elif path:
             made = ensure_model(session, path, name)

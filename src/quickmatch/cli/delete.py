@@ -6,6 +6,7 @@ import typer
 
 from quickmatch.cli.output import Output, OutputFormat, print_json
 from quickmatch.cli.session import Session, open_session
+from quickmatch.core.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -14,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def delete(
-    noun: Annotated[str, typer.Argument(help="model, dataset, job, deployment or trace")],
+    noun: Annotated[str, typer.Argument(help="model, draft, dataset, job, deployment or trace")],
     names: Annotated[list[str], typer.Argument(help="One or more names or ids.")],
     output: Output = OutputFormat.TEXT,
 ) -> None:
@@ -24,11 +25,14 @@ def delete(
     found = find_noun(noun)
     removers = {
         "model": _delete_model,
+        "draft": _delete_model,
         "dataset": _delete_dataset,
         "job": _delete_job,
         "deployment": _delete_deployment,
         "trace": _delete_trace,
     }
+    if found.name not in removers:
+        raise ConfigError(f"{found.name} records stay; what can be deleted: {', '.join(removers)}")
     with open_session() as session:
         for name in names:
             removers[found.name](session, name)

@@ -55,6 +55,8 @@ def follow(session: Session, job_id: str) -> Job:
     if job.state in (JobState.FAILED, JobState.INTERRUPTED):
         note(f"job {job.id} is {job.state}: {job.error or 'its process ended'}")
         raise typer.Exit(1)
+    if job.metrics.get("message"):
+        note(f"job {job.id}: {job.metrics['message']}")
     return job
 
 
@@ -78,6 +80,8 @@ def _line(job: Job) -> str:
     p = job.progress
     parts = [f"{job.id} {job.state}", p.phase, f"step {p.step}/{p.total_steps}"]
     parts.append(f"loss {number(p.loss, 3)}")
+    if p.acceptance is not None:
+        parts.append(f"foretold {p.acceptance:.0%}")
     if p.eval_loss is not None:
         parts.append(f"eval loss {p.eval_loss:.3f}")
     if p.tokens_per_s:

@@ -14,12 +14,14 @@ import typer
 
 from quickmatch import __version__
 from quickmatch.cli import (
+    audit,
     bench,
     chat,
     create,
     delete,
     deploy,
     drafts,
+    export,
     jobs,
     read,
     serve,
@@ -42,6 +44,8 @@ delete.register(app)
 deploy.register(app)
 drafts.register(app)
 update.register(app)
+export.register(app)
+audit.register(app)
 jobs.register(app)
 chat.register(app)
 bench.register(app)

@@ -1,6 +1,7 @@
-"""Registering models: base models from a folder or a hub id, adapters from a PEFT folder."""
+"""Registering models: base models from a folder or hub id, adapters and drafts made elsewhere."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -49,6 +50,45 @@ def import_adapter(session: Session, name: str, path: str, base_model: str) -> M
         base_model=base.id,
         base_path=base.path,
         size_bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+    )
+    session.store.insert(model)
+    return model
+
+
+def import_draft(
+    session: Session, name: str, path: str, base_model: str, adapter: str = ""
+) -> Model:
+    """Copy a head made elsewhere (EAGLE-3's or speculators' folder) and register it.
+
+    Raises ModelLoadError if it is not whole or does not fit the base, NotFound, ConfigError.
+    """
+    from quickmatch.engine.folder import resolve_model
+    from quickmatch.engine.model_config import read_model_config
+    from quickmatch.engine.speculation.head_config import EMBEDDING, check_fits
+    from quickmatch.engine.speculation.head_folder import read_head
+
+    folder = Path(path)
+    if not path or not base_model:
+        raise ConfigError("a draft is a folder for one model; give --path and --base-model")
+    base = require(session.store, Model, base_model)
+    if adapter and require(session.store, Model, adapter).base_model != base.id:
+        raise ConfigError(f"{adapter!r} is no adapter of {base.id!r}; name one, or leave it out")
+    config, tensors = read_head(folder)
+    shape = read_model_config(resolve_model(model_source(base.path)))
+    check_fits(config, shape, has_embedding=EMBEDDING in tensors)
+    kept = session.home.models.absolute() / check_name(name, "model") / "1"
+    shutil.rmtree(kept, ignore_errors=True)  # of a model that was deleted
+    shutil.copytree(folder, kept)
+    model = Model(
+        id=name,
+        created_at=time.time(),
+        model_kind=ModelKind.DRAFT,
+        path=str(kept),
+        base_model=base.id,
+        base_path=base.path,
+        adapter=adapter,
+        description=f"imported from {folder.resolve()}",
+        size_bytes=sum(f.stat().st_size for f in kept.iterdir()),
     )
     session.store.insert(model)
     return model

@@ -1,12 +1,13 @@
 """The nouns of the command line: which documents each names and how one looks in a table."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quickmatch.cli import output
 from quickmatch.core.errors import ConfigError
 from quickmatch.store import documents as d
+from quickmatch.store.protocol import Filter
 
 Cell = Callable[[Any], str]
 
@@ -20,6 +21,7 @@ class Noun:
     kind: type[d.Document]
     columns: tuple[tuple[str, Cell], ...]
     newest_first: bool = False
+    where: Filter = field(default_factory=dict)  # only these documents
 
     def row(self, document: d.Document) -> list[str]:
         """Return the table cells of one document."""
@@ -29,6 +31,14 @@ class Noun:
 def _progress(job: d.Job) -> str:
     p = job.progress
     return f"{p.step}/{p.total_steps}" if p.total_steps else "–"
+
+
+def _learns_from(job: d.Job) -> str:
+    return job.dataset or job.file or ("traces" if job.trace_filter is not None else "–")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def _adapters(deployment: d.Deployment) -> str:
@@ -61,6 +71,21 @@ NOUNS: tuple[Noun, ...] = (
         ),
     ),
     Noun(
+        "draft",
+        ("draft", "drafts"),
+        d.Model,
+        (
+            ("NAME", lambda m: m.id),
+            ("VERSION", lambda m: str(m.version)),
+            ("BASE", lambda m: m.base_model),
+            ("ADAPTER", lambda m: m.adapter or "–"),
+            ("SIZE", lambda m: output.size(m.size_bytes)),
+            ("JOB", lambda m: m.source_job or "–"),
+            ("AGE", lambda m: output.age(m.created_at)),
+        ),
+        where={"model_kind": "draft"},
+    ),
+    Noun(
         "dataset",
         ("dataset", "datasets"),
         d.Dataset,
@@ -74,15 +99,17 @@ NOUNS: tuple[Noun, ...] = (
     ),
     Noun(
         "job",
-        ("job", "jobs", "sftj", "sftjs"),
+        ("job", "jobs", "sftj", "sftjs", "draftj", "draftjs", "draft-job", "draft-jobs"),
         d.Job,
         (
             ("ID", lambda j: j.id),
+            ("TYPE", lambda j: j.job_type),
             ("STATE", lambda j: str(j.state)),
             ("STEP", _progress),
             ("LOSS", lambda j: output.number(j.progress.loss, 3)),
+            ("HITS", lambda j: _percent(j.progress.acceptance)),
             ("BASE", lambda j: j.base_model),
-            ("DATASET", lambda j: j.dataset),
+            ("FROM", _learns_from),
             ("OUTPUT", lambda j: j.output_model),
             ("AGE", lambda j: output.age(j.created_at)),
         ),
@@ -115,6 +142,20 @@ NOUNS: tuple[Noun, ...] = (
             ("MS", _trace_ms),
             ("TAGS", lambda t: " ".join(f"{k}={v}" for k, v in t.tags.items()) or "–"),
             ("AGE", lambda t: output.age(t.created_at)),
+        ),
+        newest_first=True,
+    ),
+    Noun(
+        "audit",
+        ("audit", "audits"),
+        d.AuditRecord,
+        (
+            ("NUMBER", lambda a: a.id),
+            ("ACTION", lambda a: a.action),
+            ("SUBJECT", lambda a: a.subject),
+            ("ACTOR", lambda a: a.actor),
+            ("HASH", lambda a: a.hash[:12]),
+            ("AGE", lambda a: output.age(a.created_at)),
         ),
         newest_first=True,
     ),

@@ -9,7 +9,7 @@ from quickmatch.cli.output import Output, OutputFormat, print_json, print_table
 if TYPE_CHECKING:
     from quickmatch.store.documents import Deployment
 
-Noun = Annotated[str, typer.Argument(help="model, dataset, job, deployment or trace")]
+Noun = Annotated[str, typer.Argument(help="model, draft, dataset, job, deployment, trace or audit")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,14 +27,14 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="Show at most this many.")] = 50,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """List models, datasets, jobs, deployments or traces."""
+    """List models, drafts, datasets, jobs, deployments, traces or audit records."""
     from quickmatch.cli.filters import parse_filter
     from quickmatch.cli.nouns import find_noun
     from quickmatch.cli.session import open_session
 
     found = find_noun(noun)
     with open_session() as session:
-        where = parse_filter(filter)
+        where = parse_filter(filter) | found.where
         documents = list(
             session.store.find(found.kind, where, descending=found.newest_first, limit=limit)
         )
@@ -47,11 +47,14 @@ def list_(
 
 def get(
     noun: Noun,
-    name: Annotated[str, typer.Argument(help="Its name or id.")],
+    name: Annotated[str, typer.Argument(help="Its name or id; without one: list them.")] = "",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="A job: follow it live.")] = False,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Show one thing whole."""
+    """Show one thing whole, or list all of a kind."""
+    if not name:
+        list_(noun, output=output)
+        return
     from quickmatch.cli.nouns import find_noun
     from quickmatch.cli.session import open_session
     from quickmatch.store.documents import Deployment, Job

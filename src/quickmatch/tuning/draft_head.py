@@ -154,7 +154,7 @@ class DraftHead(nn.Module):
         return int(kept.sum())
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        return functional.embedding(token_ids, self.embedding).float()
+        return functional.embedding(token_ids, self.embedding).to(self.fc.weight.dtype)
 
     def _turn(self, positions: Tensor) -> Rotation:
         """Return cos and sin of positions [num_seqs, n], each [num_seqs, n, 1, head_dim]."""

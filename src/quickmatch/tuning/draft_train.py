@@ -8,6 +8,7 @@ that a run that is killed and resumed makes the same steps on the same data.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -99,9 +100,10 @@ class DraftRun:
             group["lr"] = rate
         batch = self.features.batch(sequences)
         loss, foretold = head_loss(self.head, batch, self.settings.unroll_steps)
-        if not torch.isfinite(loss):
+        nats = float(loss.detach())
+        if not math.isfinite(nats):
             raise ConfigError(
-                f"the loss is {float(loss)} at step {self.state.step + 1} with learning rate "
+                f"the loss is {nats} at step {self.state.step + 1} with learning rate "
                 f"{rate:.2g}; lower learning_rate"
             )
         if loss.requires_grad:  # not where the head can propose none of the batch's tokens
@@ -116,7 +118,7 @@ class DraftRun:
         hit_rate = foretold.acceptance[0]
         step = self.state.step
         self.listener.on_step(
-            StepReport(step, float(loss), rate, num_tokens, seconds, acceptance=hit_rate)
+            StepReport(step, nats, rate, num_tokens, seconds, acceptance=hit_rate)
         )
 
     def _checkpoint_due(self, saved_at: float) -> bool:

@@ -35,7 +35,7 @@ def test_the_shipped_model_is_there(run: Run) -> None:
 def test_unknown_noun_lists_the_nouns(run: Run) -> None:
     result = run("list", "moodels")
     assert result.code == 2
-    assert "model, dataset, job, deployment, trace" in result.err
+    assert "model, draft, dataset, job, deployment, trace, audit" in result.err
 
 
 def test_unknown_name_lists_what_there_is(run: Run) -> None:
