@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from quickmatch.store.documents import Deployment, DeploymentState, Model, ModelKind
+from quickmatch.store.open import open_store
 from tests.e2e.conftest import Server, make_home, serving, wait_until
 from tests.e2e.tiny_head import make_head
 
@@ -31,6 +32,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The tiny model and an adapter, speculation off, and two versions of a head beside them."""
     folder = tmp_path_factory.mktemp("speculation")
     home = make_home(folder, ("red",))
+    store = open_store(home)
+    store.update(Deployment, "tiny", lambda d: setattr(d, "speculation", {"drafters": []}))
+    store.close()
     with serving(folder, home, ("red",)) as running:
         for version in (1, 2):
             make_head(folder / "head" / str(version), folder / "tiny", seed=version)
@@ -111,7 +115,6 @@ async def ask_all(server: Server) -> Answers:
 @pytest.fixture(scope="module")
 def plain(server: Server) -> Answers:
     """Every answer without speculation; then it is turned on."""
-    respeculate(server, drafters=[])
     answers = asyncio.run(ask_all(server))
     assert len(set(answers.values())) == len(answers)
     assert metrics(server) == {}
