@@ -19,12 +19,13 @@ namespace quickmatch::suffix {
 using Token = std::uint32_t;
 using Slot = std::uint32_t;
 
-constexpr std::array<std::uint32_t, 5> kOrders{1, 2, 4, 8, 16};
+constexpr std::array<std::uint32_t, 5> kOrders{1, 2, 4, 10, 24};
 constexpr std::uint32_t kMaxMatch = 63;     // longer matches count as this long
 constexpr std::uint32_t kMaxLooks = 32;     // slots looked at in one chain
 constexpr std::size_t kMaxOccurrences = 32;  // that a draft is made of
 constexpr std::uint64_t kMultiplier = 0x9E3779B97F4A7C15u;
-constexpr std::uint32_t kMinBucketBits = 10;
+constexpr std::uint32_t kMinBucketBits = 8;
+constexpr std::size_t kSlotsPerBucket = 4;  // more buckets find no more; measured: docs/lab-notes.md
 
 // What a slot belongs to: slots [begin, end) of a text that was seen `times` times.
 struct Owner {
@@ -47,21 +48,22 @@ class NgramChains {
   public:
     explicit NgramChains(std::size_t max_slots) {
         std::uint32_t bits = kMinBucketBits;
-        while ((std::size_t{1} << bits) < 2 * max_slots) ++bits;
+        while ((kSlotsPerBucket << bits) < max_slots) ++bits;
         shift_ = 64 - bits;
-        heads_.assign(std::size_t{1} << bits, 0);
+        max_slots_ = kSlotsPerBucket << bits;
+        for (auto& heads : heads_) heads.assign(std::size_t{1} << bits, 0);
         // Address space, not memory: pages come as they are written, and nothing moves later.
         tokens_.reserve(max_slots);
         links_.reserve(max_slots);
     }
 
-    std::size_t max_slots() const { return heads_.size() / 2; }
+    std::size_t max_slots() const { return max_slots_; }  // beyond that chains get long
     std::size_t num_slots() const { return tokens_.size(); }
     const Token* tokens() const { return tokens_.data(); }
 
     std::size_t num_bytes() const {
         return tokens_.size() * (sizeof(Token) + kOrders.size() * sizeof(Slot)) +
-               heads_.size() * sizeof(Slot);
+               heads_.size() * heads_[0].size() * sizeof(Slot);
     }
 
     // Write a token; `slot` may be the first beyond those written.
@@ -82,8 +84,8 @@ class NgramChains {
             if (kOrders[i] > available) {
                 links_[slot][i] = 0;
             } else {
-                links_[slot][i] = heads_[buckets[i]];
-                heads_[buckets[i]] = slot + 1;
+                links_[slot][i] = heads_[i][buckets[i]];
+                heads_[i][buckets[i]] = slot + 1;
             }
         }
     }
@@ -100,7 +102,7 @@ class NgramChains {
         for (std::size_t i = kOrders.size(); i-- > 0 && out.size() < kMaxOccurrences;) {
             if (kOrders[i] > context_length) continue;
             const std::size_t first = out.size();
-            Slot entry = heads_[buckets[i]];
+            Slot entry = heads_[i][buckets[i]];
             Slot previous = entry - 1;
             for (std::uint32_t looks = 0; entry && looks < kMaxLooks; ++looks) {
                 const Slot slot = entry - 1;
@@ -144,7 +146,8 @@ class NgramChains {
     }
 
     std::uint32_t shift_;
-    std::vector<Slot> heads_;  // a slot + 1, 0: none
+    std::size_t max_slots_;
+    std::array<std::vector<Slot>, kOrders.size()> heads_;  // of each bucket: a slot + 1, 0: none
     std::vector<Token> tokens_;
     std::vector<std::array<Slot, kOrders.size()>> links_;  // by order, as heads_
 };

@@ -12,13 +12,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-ORDERS = (1, 2, 4, 8, 16)
+ORDERS = (1, 2, 4, 10, 24)
 MAX_MATCH = 63  # longer matches count as this long
 MAX_LOOKS = 32  # slots looked at in one chain
 MAX_OCCURRENCES = 32  # that a draft is made of, of each source
 MULTIPLIER = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
-_MIN_BUCKET_BITS = 10
+_MIN_BUCKET_BITS = 8
+_SLOTS_PER_BUCKET = 4  # more buckets find no more; measured: docs/lab-notes.md
 _WORD_BYTES = 4
 
 
@@ -43,17 +44,21 @@ class NgramChains:
     """Slots and their chains. Memory: 24 bytes a slot, and the buckets' heads."""
 
     def __init__(self, max_slots: int) -> None:
-        bits = max(_MIN_BUCKET_BITS, (2 * max_slots - 1).bit_length())
+        bits = _MIN_BUCKET_BITS
+        while _SLOTS_PER_BUCKET << bits < max_slots:
+            bits += 1
         self.tokens = array("I")
         self._shift = 64 - bits
-        self._heads = array("I", bytes(_WORD_BYTES << bits))  # a slot + 1, 0: none
+        # [order][bucket]: a slot + 1, 0: none
+        self._heads = [array("I", bytes(_WORD_BYTES << bits)) for _ in ORDERS]
         self._links = array("I")  # [slot][order], flat
-        self.max_slots = len(self._heads) // 2
+        self.max_slots = _SLOTS_PER_BUCKET << bits  # beyond that chains get long
 
     @property
     def num_bytes(self) -> int:
         """Memory of slots, links and heads."""
-        return _WORD_BYTES * (len(self.tokens) + len(self._links) + len(self._heads))
+        num_heads = len(self._heads) * len(self._heads[0])
+        return _WORD_BYTES * (len(self.tokens) + len(self._links) + num_heads)
 
     def put(self, slot: int, token: int) -> None:
         """Write a token; `slot` may be the first beyond those written."""
@@ -70,8 +75,8 @@ class NgramChains:
         at = slot * len(ORDERS)
         for i in range(len(ORDERS)):
             if i < len(buckets):
-                self._links[at + i] = self._heads[buckets[i]]
-                self._heads[buckets[i]] = slot + 1
+                self._links[at + i] = self._heads[i][buckets[i]]
+                self._heads[i][buckets[i]] = slot + 1
             else:
                 self._links[at + i] = 0
 
@@ -108,7 +113,7 @@ class NgramChains:
     ) -> list[Occurrence]:
         """Return the matches of ORDERS[i] to `limit` tokens that one chain leads to."""
         found: list[Occurrence] = []
-        entry = self._heads[bucket]
+        entry = self._heads[i][bucket]
         previous = entry - 1
         for _ in range(MAX_LOOKS):
             if not entry or len(found) == room:

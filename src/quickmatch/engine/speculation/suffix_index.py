@@ -20,7 +20,7 @@ from quickmatch.engine.speculation.ngram_chains import (
 )
 from quickmatch.engine.speculation.past_outputs import PastOutputs, Scope
 
-_PROMPT_TAIL = 8  # tokens of the prompt, kept in front of a remembered output
+PROMPT_TAIL = 8  # tokens of the prompt, kept in front of a remembered output
 _SPARE_SLOTS = 256  # a sequence's room to grow before its first rebuild
 
 
@@ -107,7 +107,7 @@ class SuffixIndex:
         done = self._get(sequence_id)
         tokens = done.text.chains.tokens
         if remember and len(tokens) > done.prompt_length:
-            self._past.remember(done.scope, tokens[max(0, done.prompt_length - _PROMPT_TAIL) :])
+            self._past.remember(done.scope, tokens[max(0, done.prompt_length - PROMPT_TAIL) :])
         del self._live[sequence_id]
 
     def remember(self, scope: str, token_ids: Sequence[int]) -> None:
