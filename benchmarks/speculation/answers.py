@@ -23,6 +23,7 @@ _CONCURRENCY = 16
 class Answered:
     """Calls with the target's own answers: those that do not loop, and how many do."""
 
+    indexes: list[int]  # of the calls among those that were asked
     calls: list[Call]
     answers: list[list[int]]  # with their end token, where they have one
     loop_shares: dict[str, float]  # by workload, of all calls that were asked
@@ -47,7 +48,7 @@ def answered(target: Path, calls: Sequence[Call], spec: ContenderSpec) -> Answer
         own = [bad for call, bad in zip(calls, verdicts, strict=True) if call.workload == name]
         shares[name] = sum(own) / len(own)
     sound = [i for i, is_loop in enumerate(verdicts) if not is_loop]
-    return Answered([calls[i] for i in sound], [answers[i] for i in sound], shares)
+    return Answered(sound, [calls[i] for i in sound], [answers[i] for i in sound], shares)
 
 
 def _ask(target: Path, calls: Sequence[Call], spec: ContenderSpec) -> list[list[int]]:

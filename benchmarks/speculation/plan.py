@@ -27,6 +27,8 @@ class Plan:
     prose_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 16})
     prose_repetitions: int = 7
     exact_calls: int = 24
+    drift_calls: tuple[int, int] = (120, 240)  # of each workload at least...
+    drift_s: tuple[float, float] = (150.0, 210.0)  # ...unless so much time has passed
     num_train: int = 1200  # rows that the credit target learns from
     num_past: int = 600  # train calls that arms have seen before they are measured
     num_test: int = 480
@@ -37,6 +39,12 @@ class Plan:
     def num_rounds(self) -> int:
         """Rounds of a stream, those before the measured ones included."""
         return self.warm_up + self.repetitions
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it measures every bar, so that its figures may take the place of the last."""
+        whole = Plan(seed=self.seed)
+        return replace(self, repetitions=whole.repetitions) == whole and self.repetitions >= 3
 
 
 def quick(plan: Plan) -> Plan:
@@ -49,6 +57,8 @@ def quick(plan: Plan) -> Plan:
         prose_calls={1: 4},
         prose_repetitions=3,
         exact_calls=8,
+        drift_calls=(60, 120),
+        drift_s=(15.0, 30.0),  # nothing is trained in this time: the index and calibration alone
         peers=tuple(name for name in plan.peers if name in _QUICK_PEERS),
     )
 

@@ -83,12 +83,12 @@ class Product:
             terminate(job.pid, job.pid_started_at)
 
     @contextmanager
-    def serving(self, model: str, keep: Callable[[], bool]) -> Iterator[str]:
+    def serving(self, model: str, keep: Callable[[], bool], *options: str) -> Iterator[str]:
         """Serve `model` for the length of the block; yield the URL.
 
         keep: asked at the end; True leaves the server up. Raises StageError if it does not start.
         """
-        arguments = ["serve", "--model", model, "--port", "0"]
+        arguments = ["serve", "--model", model, "--port", "0", *options]
         self._screen.command(arguments)
         log = self.home.root / "server.log"
         with background([*_COMMAND, *arguments], log, self._environment, keep) as process:
