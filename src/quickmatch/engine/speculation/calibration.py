@@ -31,7 +31,7 @@ _MAX_DEPTH = 64  # of a draft; the controller cuts deeper ones
 _BOUNDS = (256.0, 192.0, 96.0)  # observations a cell of each level keeps, at most
 _PRIORS = (4.0, 6.0, 10.0)  # observations that the level above is worth
 _SOURCE_PRIOR = 8.0
-_SOFTENED = 0.1  # of the evidence stays when it has become doubtful
+_SOFTENED = 0.03  # of the evidence stays when it has become doubtful
 
 _CHAIN = list(range(-1, _MAX_DEPTH - 1))  # the parents of a chain
 
@@ -181,6 +181,7 @@ class Calibration:
 
     def __init__(self) -> None:
         self._sources = [SourceCalibration() for _ in Source]
+        self._agreement = SourceCalibration()
 
     def probability(self, source: Source, feature: int, depth: int, confidence: float) -> float:
         """Return P(the token is accepted | the path to it was)."""
@@ -193,9 +194,17 @@ class Calibration:
         """Count one verified token, one whose parent was accepted."""
         self._sources[source].add(feature, depth, confidence, accepted)
 
+    def agreement(self, confidence: float) -> float:
+        """Return P(accepted) of a token on which two drafters agree; see merging.py."""
+        return self._agreement.rows[0][1][int(confidence * _GRID)]
+
+    def add_agreement(self, confidence: float, accepted: bool) -> None:
+        """Count one verified token on which two drafters agreed."""
+        self._agreement.add(0, 1, confidence, accepted)
+
     def refresh(self, source: Source) -> bool:
         """Take news of a source into its tables, if there is enough; return whether it did."""
-        return self._sources[source].refresh()
+        return self._sources[source].refresh() or self._agreement.refresh()
 
     def soften(self, source: Source) -> None:
         """Doubt what is known of a source: it has drifted."""

@@ -28,6 +28,8 @@ _PACE_RATE = 1 / 16
 _NUM_SEEN_FOR_PACE = 8  # entries that are young explain surprises by themselves
 _REFIT_EVERY = 8  # observations of a batch size
 _REFIT_AGE = 512  # observations of others
+_YOUNG = 3  # observations
+_HOPE = 0.04  # of the seconds: what an unseen bucket is thought cheaper, so that it gets tried
 _PRIOR_WEIGHT = 0.3  # of an unseen bucket, in observations
 _FREE_ROW = 0.01  # of a plain step: what a row is thought to cost before any was seen
 
@@ -188,10 +190,16 @@ class CostTable:
         if own:  # bend the guess so that it goes through what was seen
             ratios = [(i, estimate.value / values[i]) for i, estimate in own]
             values = [v * _between(ratios, i) for i, v in enumerate(values)]
-        weights = [_PRIOR_WEIGHT] * len(edges)
+        counts = [0] * len(edges)
         for i, estimate in own:
-            weights[i] = min(estimate.count, 32)
-        return list(zip(edges, isotonic(values, weights), strict=True))
+            counts[i] = estimate.count
+        for i in range(len(edges) - 2, -1, -1):  # a slow first time is no news: more took less
+            if counts[i] < _YOUNG:
+                values[i] = min(values[i], values[i + 1])
+        weights = [min(count, 32) or _PRIOR_WEIGHT for count in counts]
+        values = isotonic(values, weights)
+        hopeful = [v * (1.0 - _HOPE / (1 + n)) for v, n in zip(values, counts, strict=True)]
+        return list(zip(edges, hopeful, strict=True))
 
     def _guess(self, num_seqs: int, edges: Sequence[int]) -> list[float]:
         """Return the seconds at `edges` as other batch sizes, or the plain step, suggest."""

@@ -1,10 +1,14 @@
 """Several drafts of one sequence as one tree: the same token after the same path is one node.
 
 The node keeps the record (source, confidence, feature) of whoever is believed more; the other's is
-handed out as a twin, so that it is judged by the same verification. Knows no sequence and no cost.
+handed out as a twin, so that it is judged by the same verification. That two drafters agree is
+evidence of its own, calibrated like a drafter whose raw confidence is that of two independent
+guesses. Where they do not agree, one at most is right: siblings share one probability.
+
+Knows no sequence and no cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quickmatch.engine.speculation.tree import DraftTree, Source
@@ -18,6 +22,7 @@ class Twin:
     source: Source
     feature: int
     confidence: float
+    together: float  # P(right) if the two guesses were independent
 
 
 @dataclass(slots=True)
@@ -29,8 +34,16 @@ class Merged:
     twins: list[Twin]
 
 
-def merge(trees: Sequence[DraftTree], probabilities: Sequence[list[float]]) -> Merged:
-    """Merge trees of one sequence; probabilities: each node's path probability, by tree."""
+def merge(
+    trees: Sequence[DraftTree],
+    probabilities: Sequence[list[float]],
+    agreement: Callable[[float], float],
+) -> Merged:
+    """Merge trees of one sequence.
+
+    probabilities: each node's path probability, by tree. agreement: how often a token on which
+    two drafters agree is right, by what independent guesses would give.
+    """
     merged = DraftTree()
     chances: list[float] = []  # each node's probability given its parent
     found: dict[tuple[int, int], int] = {}
@@ -47,11 +60,13 @@ def merge(trees: Sequence[DraftTree], probabilities: Sequence[list[float]]) -> M
                 found[above, token_id] = place
                 chances.append(chance)
             else:
+                together = 1.0 - (1.0 - chance) * (1.0 - chances[place])
                 if chance > chances[place]:
                     record = _exchange(merged, place, *record)
-                    chances[place] = chance
-                twins.append(Twin(place, *record))
+                chances[place] = max(chance, chances[place], agreement(together))
+                twins.append(Twin(place, *record, together))
             places.append(place)
+    _share(merged, chances)
     out: list[float] = []
     for parent, chance in zip(merged.parents, chances, strict=True):
         out.append(chance if parent < 0 else chance * out[parent])
@@ -64,3 +79,13 @@ def _exchange(
     old = tree.sources[node], tree.features[node], tree.confidences[node]
     tree.sources[node], tree.features[node], tree.confidences[node] = source, feature, confidence
     return old
+
+
+def _share(tree: DraftTree, chances: list[float]) -> None:
+    """Leave to each node what its likelier siblings leave of a probability of 1."""
+    taken: dict[int, float] = {}
+    for node in sorted(range(len(tree)), key=chances.__getitem__, reverse=True):
+        parent = tree.parents[node]
+        left = 1.0 - taken.get(parent, 0.0)
+        chances[node] = max(min(chances[node], left), 1e-6)
+        taken[parent] = 1.0 - left + chances[node]

@@ -17,16 +17,19 @@ from math import sqrt
 
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.estimate import Estimate
+from quickmatch.engine.speculation.tree import DraftTree
 
 MARGIN = 1.03
 DWELL_STEPS = 16
 _IDLE_STEPS = 32
+_DEEPEST_TRIAL = 4
 _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
 _MISSES_LEFT = {1: 1.0, 2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
 _FIRST = 0.7  # acceptance of the first token, before any is seen
 _PRIOR = 1.0  # trees
+_SOFTENED = 0.05
 _KEPT = 1 - 1 / 64  # of what was seen, from tree to tree
 _PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -74,6 +77,11 @@ class _Promise:
             above = mass
         self._fit()
 
+    def soften(self) -> None:
+        """Keep what is promised, but let the next trees count much more."""
+        self._above = [value * _SOFTENED for value in self._above]
+        self._mass = [value * _SOFTENED for value in self._mass]
+
     def _fit(self) -> None:
         """Each level's share of the one before, shrunk to the share before that."""
         share = 1.0 - (1.0 - _FIRST) * self._misses_left
@@ -91,6 +99,7 @@ class ModelUse:
 
     def __init__(self, max_depth: int, max_nodes: int) -> None:
         self.is_on = False
+        self.trial_depth = 1
         self._max_nodes = max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w]) for w in _WIDTHS}
@@ -102,17 +111,18 @@ class ModelUse:
 
     # ---- what was seen
 
-    def drafted(self, num_seqs: int, depth: int, width: int, seconds: float) -> None:
-        """Take in what a drafting took."""
-        self._pass.setdefault(_batch(num_seqs * width), Estimate()).add(seconds / depth)
+    def drafted(self, plan: ModelPlan, num_seqs: int, seconds: float) -> None:
+        """Take in what a drafting took; of trials, which also catch up, only the first."""
+        if not (plan.is_trial and self._pass):
+            estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
+            estimate.add(seconds / plan.depth)
 
-    def promised(
-        self, width: int, levels: Sequence[float], best_path: Sequence[float]
-    ) -> tuple[float, float]:
-        """Take in a tree's expected accepted tokens by level, and those of its likeliest path.
+    def promised(self, width: int, tree: DraftTree, paths: Sequence[float]) -> tuple[float, float]:
+        """Take in a drafted tree; return the accepted tokens it promises, and what is usual.
 
-        Returns their sum and what is usual.
+        paths: the path probability of each node.
         """
+        levels, best_path = _levels(tree, paths)
         promise = self._promises[width]
         usual = promise.totals[min(len(levels), len(promise.totals)) - 1]
         promise.add(levels)
@@ -120,12 +130,15 @@ class ModelUse:
             self._promises[1].add(best_path)
         return sum(levels), usual
 
-    def is_looking(self, now: int) -> bool:
-        """Return whether `plan` is worth calling: always while in use, else now and then."""
-        return self.is_on or now >= self._next_look
+    def soften(self) -> None:
+        """Doubt the promises: calibration has found a drift."""
+        for promise in self._promises.values():
+            promise.soften()
+        self._next_look = 0
 
-    def look_again(self) -> None:
-        """Something has changed: decide anew at the next step."""
+    def tried(self, *, won: bool) -> None:
+        """Take in the end of a trial: after one that won the next goes deeper; look anew."""
+        self.trial_depth = min(2 * self.trial_depth, _DEEPEST_TRIAL) if won else 1
         self._next_look = 0
 
     def drafting_s(self, costs: CostTable, num_rows: int, depth: int) -> float:
@@ -138,6 +151,10 @@ class ModelUse:
         return self._pass[nearest].value * scale * depth
 
     # ---- the decision
+
+    def is_looking(self, now: int) -> bool:
+        """Return whether `plan` is worth calling: always while in use, else now and then."""
+        return self.is_on or now >= self._next_look
 
     def plan(
         self,
@@ -222,3 +239,18 @@ def _batch(num_rows: int) -> int:
 
 def _share_of(count: int, share: float) -> int:
     return max(1, round(count * share)) if count else 0
+
+
+def _levels(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the expected accepted tokens of each level of a tree, and of its likeliest path."""
+    if tree.is_chain:
+        return list(paths), list(paths)
+    depths = tree.depths()
+    levels = [0.0] * max(depths)
+    best_path = levels.copy()
+    ends = [-1] + [0] * len(levels)  # the likeliest path's node at each depth
+    for node, (depth, probability) in enumerate(zip(depths, paths, strict=True)):
+        levels[depth - 1] += probability
+        if probability > best_path[depth - 1] and tree.parents[node] == ends[depth - 1]:
+            best_path[depth - 1], ends[depth] = probability, node
+    return levels, best_path

@@ -32,12 +32,14 @@ class RequestState:
         "_reviewed",
         "_usual",
         "ratios",
+        "tried",
         "twins",
     )
 
     def __init__(self, now: int) -> None:
         self.ratios = [1.0] * _NUM_SOURCES  # acceptance beside the usual, by source
         self.twins: list[Twin] = []  # of the tree chosen last
+        self.tried: set[int] = set()  # its nodes that are there as a trial
         self._gain = 0.0  # accepted tokens that a model's trees promised
         self._usual = 0.0  # and what they promise as a rule
         self._accepted = [0.0] * _NUM_SOURCES

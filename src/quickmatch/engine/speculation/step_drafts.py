@@ -5,23 +5,28 @@ are worth it: it hands out the pool, and cuts the trees to what was chosen of it
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
-from quickmatch.engine.speculation.merging import Merged, Twin, merge
+from quickmatch.engine.speculation.merging import Merged, merge
 from quickmatch.engine.speculation.model_use import Outlook
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.request_state import RequestState
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 
-MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)
 _NO_DRAFT = Merged(DraftTree(), [], [])
 
 
-def merge_drafts(drafts: Sequence[DraftTree], paths: Sequence[list[float]]) -> Merged:
+def merge_drafts(
+    drafts: Sequence[DraftTree], paths: Sequence[list[float]], calibration: Calibration
+) -> Merged:
     """Return one sequence's non-empty drafts as one tree; paths: their path probabilities."""
     if not drafts:
         return _NO_DRAFT
-    return Merged(drafts[0], paths[0], []) if len(drafts) == 1 else merge(drafts, paths)
+    if len(drafts) == 1:
+        return Merged(drafts[0], paths[0], [])
+    return merge(drafts, paths, calibration.agreement)
 
 
 class StepDrafts:
@@ -49,42 +54,68 @@ class StepDrafts:
         return outlook
 
     def take(
-        self, num_nodes: int, max_nodes: int, states: Sequence[RequestState], min_gain: float
+        self,
+        chosen: list[list[int]],
+        states: Sequence[RequestState],
+        *,
+        max_nodes: int,
+        least_gain: float,
     ) -> list[DraftTree | None]:
-        """Return the trees of the first num_nodes of the pool, at most max_nodes a sequence.
+        """Return the trees of the chosen nodes, at most max_nodes a sequence.
 
-        min_gain: accepted tokens to be expected before a cheap draft was worth asking for.
+        chosen: by sequence, a parent before its children. least_gain: accepted tokens to be
+        expected before a cheap draft was worth asking for.
         """
         out: list[DraftTree | None] = []
-        for one, nodes, state in zip(self.merged, self.pool.split(num_nodes), states, strict=True):
+        for one, nodes, state in zip(self.merged, chosen, states, strict=True):
             if not nodes:
                 out.append(None)
                 continue
             tree = _cut(one, nodes[:max_nodes], state)
-            gain = sum([one.probabilities[node] for node in nodes])
-            if gain > min_gain and (one.twins or tree.sources[0] not in MODEL_SOURCES):
+            if _cheap_gain(one, nodes) > least_gain:
                 state.helped()
             out.append(tree)
         return out
 
-    def likeliest(self, places: Sequence[int]) -> int | None:
-        """Return which of these sequences has the likeliest first token; None if none has any."""
-        drafted = [(self._paths[i][0], i) for i in places if self._paths[i]]
-        return max(drafted)[1] if drafted else None
+    def untried(self, chosen: list[list[int]]) -> int | None:
+        """Return the sequence with the likeliest first node that is not chosen."""
+        heads = [
+            (paths[0], i)
+            for i, (paths, nodes) in enumerate(zip(self._paths, chosen, strict=True))
+            if paths and 0 not in nodes
+        ]
+        return max(heads)[1] if heads else None
 
-    def take_beginning(self, place: int, num_nodes: int, state: RequestState) -> DraftTree:
-        """Return the first nodes of one sequence's tree, whatever they are worth."""
-        one = self.merged[place]
-        return _cut(one, list(range(min(num_nodes, len(one.tree)))), state)
+    def beginning(self, place: int, num_nodes: int, *, of_model: bool = False) -> list[int]:
+        """Return the first nodes of a sequence's first draft, or of the model's, with all above."""
+        tree = self.merged[place].tree
+        if not of_model:
+            return list(range(min(num_nodes, len(tree))))
+        wanted = [n for n, source in enumerate(tree.sources) if source in MODEL_SOURCES]
+        nodes: set[int] = set()
+        for node in wanted[:num_nodes]:
+            nodes.update(tree.path(node))
+        return sorted(nodes)
+
+
+def _cheap_gain(one: Merged, nodes: list[int]) -> float:
+    """Accepted tokens to be expected of nodes that no model has proposed."""
+    if not one.twins and one.tree.sources[0] not in MODEL_SOURCES:
+        return one.probabilities[nodes[0]]  # the likeliest: enough to be worth asking for
+    twins = {twin.node for twin in one.twins}
+    return sum(
+        one.probabilities[node]
+        for node in nodes
+        if one.tree.sources[node] not in MODEL_SOURCES and node not in twins
+    )
 
 
 def _cut(one: Merged, nodes: list[int], state: RequestState) -> DraftTree:
     nodes = in_line(one.tree, nodes)
-    if one.twins:
+    if one.twins or state.tried:
         place = {node: index for index, node in enumerate(nodes)}
+        state.tried = {place[node] for node in state.tried if node in place}
         state.twins = [
-            Twin(place[twin.node], twin.source, twin.feature, twin.confidence)
-            for twin in one.twins
-            if twin.node in place
+            replace(twin, node=place[twin.node]) for twin in one.twins if twin.node in place
         ]
     return cut(one.tree, nodes)

@@ -23,6 +23,9 @@ class Source(IntEnum):
     DRAFT_MODEL = 4
 
 
+MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)  # those that run a model
+
+
 @dataclass(slots=True)
 class DraftTree:
     """Candidate tokens. Node i's fields are at index i of every list.

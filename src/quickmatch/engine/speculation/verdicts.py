@@ -11,7 +11,7 @@ from quickmatch.engine.speculation.drift import DriftWatch
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
-_TELLING = 0.25  # foretold; tokens below it say nothing of a fall
+_Tested = tuple[Source, int, int, float, bool]  # feature, depth, raw confidence, was it right
 
 
 class Verdicts:
@@ -24,32 +24,47 @@ class Verdicts:
 
     def add(
         self, state: RequestState, tree: DraftTree, accepted: Sequence[int], scope: str
-    ) -> None:
-        """Learn from one verification. accepted: the nodes on the accepted path, in order."""
+    ) -> set[Source]:
+        """Learn from one verification; return the sources that turn out to have drifted.
+
+        accepted: the nodes on the accepted path, in order.
+        """
         depth_below = {-1: 1}
         for depth, node in enumerate(accepted, 2):
             depth_below[node] = depth
+        tested: list[_Tested] = []
+        for node, parent in enumerate(tree.parents):
+            depth_here = depth_below.get(parent)
+            if depth_here is not None:
+                source, feature = tree.sources[node], tree.features[node]
+                is_right = node in depth_below
+                tested.append((source, feature, depth_here, tree.confidences[node], is_right))
+        for twin in state.twins:
+            depth_here = depth_below.get(tree.parents[twin.node]) if twin.node < len(tree) else None
+            if depth_here is not None:
+                is_right = twin.node in depth_below
+                tested.append((twin.source, twin.feature, depth_here, twin.confidence, is_right))
+                self.calibration.add_agreement(twin.together, is_right)
+        state.twins = []
+        return self._learn(state, tested, scope)
+
+    def _learn(self, state: RequestState, tested: list[_Tested], scope: str) -> set[Source]:
         foretold: dict[Source, float] = {}
         found: dict[Source, float] = {}
         drifted: set[Source] = set()
-        for node, parent in enumerate(tree.parents):
-            node_depth = depth_below.get(parent)
-            if node_depth is None:
-                continue
-            source, is_right = tree.sources[node], node in depth_below
-            chance = self._learn(
-                source, tree.features[node], node_depth, tree.confidences[node], is_right
-            )
+        for source, feature, depth, confidence, is_right in tested:
+            chance = self.calibration.probability(source, feature, depth, confidence)
+            self.calibration.add(source, feature, depth, confidence, is_right)
             foretold[source] = foretold.get(source, 0.0) + chance
             found[source] = found.get(source, 0.0) + is_right
-            if chance > _TELLING and self.drift.add(scope, source, chance - is_right):
+            if self.drift.add(scope, source, chance, is_right):
                 drifted.add(source)
         for source, chance in foretold.items():
             state.add(source, chance, found[source])
-        self._judge_twins(state, tree, depth_below)
         for source in drifted:
             self.calibration.soften(source)
         self._with_news.update(foretold)
+        return drifted
 
     def refresh(self) -> None:
         """Between two steps: take the news of at most one source into its tables."""
@@ -57,21 +72,3 @@ class Verdicts:
             if self.calibration.refresh(source):
                 return
         self._with_news.clear()
-
-    def _judge_twins(
-        self, state: RequestState, tree: DraftTree, depth_below: dict[int, int]
-    ) -> None:
-        for twin in state.twins:
-            if twin.node < len(tree):
-                depth = depth_below.get(tree.parents[twin.node])
-                if depth is not None:
-                    is_right = twin.node in depth_below
-                    self._learn(twin.source, twin.feature, depth, twin.confidence, is_right)
-        state.twins = []
-
-    def _learn(
-        self, source: Source, feature: int, depth: int, confidence: float, is_right: bool
-    ) -> float:
-        chance = self.calibration.probability(source, feature, depth, confidence)
-        self.calibration.add(source, feature, depth, confidence, is_right)
-        return chance

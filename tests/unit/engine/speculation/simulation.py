@@ -123,7 +123,7 @@ class Simulation:
             chosen = controller.choose_none(ids)
         emitted = 0
         for i, tree in zip(ids, chosen, strict=True):
-            accepted = [] if tree is None else self._verify(texts[i], tree)
+            accepted = [] if tree is None else self._verify(tree)
             if tree is not None:
                 controller.verified(i, tree, accepted)
             emitted += 1 + len(accepted)
@@ -144,38 +144,34 @@ class Simulation:
         tally.modes.append("head" if Source.HEAD in sources else "cheap" if sources else "plain")
 
     def _draft(self, text: Text, source: Source, depth: int = 16, width: int = 1) -> DraftTree:
-        """A chain of `depth` (cheap) or a tree with `width` first children (head)."""
+        """A chain of `depth`, a head's with width - 1 more first children.
+
+        Token d is the right one at depth d; whoever goes wrong stays wrong.
+        """
+        is_head = source is Source.HEAD
+        chance = text.head if is_head else text.cheap
         tree = DraftTree()
-        if source is Source.SUFFIX_LOCAL:
-            if text.cheap is None:
-                return tree
-            raw, feature = text.raw_cheap, 6
-        else:
-            raw, feature = text.raw_head, 0
-        salt = 1 if source is Source.HEAD else 2
-        parent = -1
-        for level in range(depth):
-            spread = min(max(raw + self.dice.uniform(-0.1, 0.1), 0.02), 1.0)
-            parent = tree.add(1000 * salt + level, parent, spread, source, feature)
+        if chance is None:
+            return tree
+        raw, feature = (text.raw_head, 0) if is_head else (text.raw_cheap, 6)
+        parent, is_right = -1, True
+        for level in range(1, depth + 1):
+            is_right = is_right and self.dice.random() < chance
+            confidence = min(max(raw + self.dice.uniform(-0.1, 0.1), 0.02), 1.0)
+            token_id = level if is_right else 1000 * source + level
+            parent = tree.add(token_id, parent, confidence, source, feature)
         for other in range(1, width):
-            tree.add(5000 * salt + other, -1, 0.1, source, feature)
+            tree.add(5000 + other, -1, 0.1, source, feature)
         return tree
 
-    def _verify(self, text: Text, tree: DraftTree) -> list[int]:
+    def _verify(self, tree: DraftTree) -> list[int]:
         accepted: list[int] = []
         children = tree.children()
-        node = -1
-        while node in children:
-            for child in children[node].values():
-                chance = text.head if tree.sources[child] is Source.HEAD else text.cheap
-                if tree.token_ids[child] >= 5000:
-                    chance = 0.05
-                if self.dice.random() < (chance or 0.0):
-                    accepted.append(child)
-                    node = child
-                    break
-            else:
-                break
+        node: int | None = -1
+        while node is not None:
+            node = children.get(node, {}).get(len(accepted) + 1)
+            if node is not None:
+                accepted.append(node)
         return accepted
 
 
