@@ -32,6 +32,9 @@ from quickmatch.engine.precision import choose_dtype
 from quickmatch.engine.rope import RotaryTable
 from quickmatch.engine.sampler import Sampler
 from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.speculation.draft_model import ModelDrafter
+from quickmatch.engine.speculation.head import HeadDrafter
+from quickmatch.engine.speculation.head_folder import read_head
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.model_drafters import (
     BASE,
@@ -103,8 +106,6 @@ class ModelRunner:
     def _draft_model(self, speculation: SpeculationConfig) -> SmallModel | None:
         if not speculation.draft_model or "draft_model" not in speculation.drafters:
             return None
-        from quickmatch.engine.speculation.draft_model import ModelDrafter
-
         return ModelDrafter(
             resolve_model(speculation.draft_model),
             target=self.model_config,
@@ -210,14 +211,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def features(
-        self, batch: StepBatch, aux_layers: tuple[int, ...]
+        self, batch: StepBatch, aux_layers: tuple[int, ...], rows: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what a head is trained on, for every row of the batch.
+        """Return what a head is trained on.
 
-        The hidden states entering `aux_layers`, side by side [num_tokens, len(aux_layers) *
-        hidden], and the target's logits [num_tokens, vocab], both in the model's dtype.
+        Of every row of the batch the hidden states entering `aux_layers`, side by side
+        [num_tokens, len(aux_layers) * hidden]; of `rows` the target's logits [len(rows), vocab];
+        both in the model's dtype.
         """
         inputs = self._inputs(batch, aux_layers=aux_layers, wants_all=True)
+        inputs.sample_rows = torch.tensor(rows, device=self.device)
         logits = self._decoder.forward(inputs)
         assert logits is not None
         return torch.cat(inputs.aux, dim=-1), logits
@@ -229,9 +232,6 @@ class ModelRunner:
 
         Raises ModelLoadError on a head that does not fit the model.
         """
-        from quickmatch.engine.speculation.head import HeadDrafter
-        from quickmatch.engine.speculation.head_folder import read_head
-
         config, tensors = read_head(Path(path))
         with torch.inference_mode():
             return HeadDrafter(
@@ -294,7 +294,9 @@ class ModelRunner:
 
         Writes to slots like `warm_up`. Raises ConfigError if there are too few of them.
         """
-        batch = timing_batch(num_seqs, num_rows, self.num_blocks, self.block_size)
+        batch = timing_batch(
+            num_seqs, num_rows, self.num_blocks, self.block_size, self.max_model_len
+        )
         started = time.perf_counter()
         self.run(batch)
         return time.perf_counter() - started
