@@ -48,15 +48,16 @@ class TargetFeatures:
         Raises ConfigError if they do not fit the KV memory together.
         """
         lengths = [len(s) for s in sequences]
-        aux, logits = self._runner.features(self._step(sequences), self._aux_layers)
         firsts = [len(s.prompt) - 1 for s in sequences]
         nums = [len(s.output) - 1 for s in sequences]
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0).tolist()
+        step = self._step(sequences)
         rows = [
-            torch.arange(start + first + 1, start + first + 1 + num)
-            for start, first, num in zip(starts, firsts, nums, strict=True)
+            row
+            for span, first, num in zip(step.spans, firsts, nums, strict=True)
+            for row in range(span.start + first + 1, span.start + first + 1 + num)
         ]
-        ids, probs, best = self._targets(logits[torch.cat(rows).to(logits.device)])
+        aux, logits = self._runner.features(step, self._aux_layers, rows)
+        ids, probs, best = self._targets(logits)
         next_ids = [torch.tensor(s.token_ids[1:]) for s in sequences]
         device = aux.device
         with torch.inference_mode(False):  # autograd refuses tensors of inference mode
@@ -93,12 +94,13 @@ class TargetFeatures:
     @torch.inference_mode()
     def _targets(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return soft targets in draft tokens, and the likeliest token. logits: [n, vocab]."""
+        logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
         best = self._draft_of[logits.argmax(-1)]
         own = logits.index_select(1, self._draft_ids)
         values, ids = own.topk(min(NUM_SOFT_TARGETS, own.shape[1]), dim=-1)
         # The mass beyond the 64 is left out of the normalisation's sum as well: it is nothing
         # where the target knows what it says, and where it does not, no draft will hold.
-        return ids, torch.softmax(values.float(), -1), best
+        return ids, torch.softmax(values, -1), best
 
 
 def _pad(parts: list[Tensor], value: float = 0) -> Tensor:

@@ -117,6 +117,9 @@ class Gate:
 
     def _measure_speed(self, arms: list[Arm], prompts: list[list[int]]) -> None:
         engines = {arm.name: self._engine(_speculation(arm)) for arm in arms}
+        for engine in engines.values():
+            if engine.speculator is not None:
+                engine.speculator.measure_costs(1)
         for number in range(_NUM_ROUNDS):
             part = prompts[number::_NUM_ROUNDS]
             for arm in arms:

@@ -8,7 +8,9 @@ from quickmatch.engine.speculation.tree import DraftTree, Source
 CONTEXT_TOKENS = 128  # of each sequence: what it holds does not matter, how much it reads does
 
 
-def timing_batch(num_seqs: int, num_rows: int, num_blocks: int, block_size: int) -> StepBatch:
+def timing_batch(
+    num_seqs: int, num_rows: int, num_blocks: int, block_size: int, max_model_len: int
+) -> StepBatch:
     """Return a step of num_seqs sequences with num_rows rows in all: last tokens and chains.
 
     Sequences may share blocks where there are too few, since nothing is read back from them.
@@ -16,9 +18,12 @@ def timing_batch(num_seqs: int, num_rows: int, num_blocks: int, block_size: int)
     """
     most = -(-num_rows // num_seqs)
     table_len = min(-(-(CONTEXT_TOKENS + most) // block_size), num_blocks)
-    context = table_len * block_size - most
+    context = min(table_len * block_size, max_model_len) - most
     if context < 0:
-        raise ConfigError(f"{num_blocks} KV blocks do not hold a draft of {most} tokens")
+        raise ConfigError(
+            f"{num_blocks} KV blocks and a context of {max_model_len} tokens do not hold a draft "
+            f"of {most} tokens"
+        )
     batch = StepBatch([], [], [], [])
     greedy = SamplingParams(temperature=0.0)
     for index in range(num_seqs):
