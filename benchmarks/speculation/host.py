@@ -21,6 +21,7 @@ from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.running import running
 from benchmarks.speculation.targets import BASE
 from benchmarks.speculation.workloads import CREDIT, credit
+from examples.credit_cards.writer import write
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.controller import Controller
 from quickmatch.engine.speculation.costs import CostTable
@@ -30,6 +31,7 @@ from quickmatch.engine.speculation.tree import DraftTree, Source
 _INDEX_TOKENS = 1_000_000
 _SCOPE = "benchmark"
 _NUM_DRAFTS = 2000
+_NUM_WRITERS = 12
 _NUM_SEQS = 8
 _NUM_STEPS = 400
 _NUM_SWAPS = 5
@@ -48,10 +50,14 @@ def measure_host_costs(bench: Bench) -> None:
 
 
 def _texts(bench: Bench) -> list[list[int]]:
-    """Return token ids of enough explanations, and of a thousand that are not to be indexed."""
+    """Return token ids of enough explanations, and of a thousand that are not to be indexed.
+
+    Each applicant's is written a dozen times, in other words: what a tenant's traffic looks like.
+    """
     tokenizer = Tokenizer.from_file(str(BASE / "tokenizer.json"))
-    items = credit(_INDEX_TOKENS // 60, 1000, bench.plan.seed + 100)
-    encoded = tokenizer.encode_batch([item.answer for item in [*items.train, *items.test]])
+    items = credit(_INDEX_TOKENS // 60 // _NUM_WRITERS, 1000, bench.plan.seed + 100)
+    written = [write(i.messages, seed) for seed in range(_NUM_WRITERS) for i in items.train]
+    encoded = tokenizer.encode_batch([*written, *(item.answer for item in items.test)])
     return [encoding.ids for encoding in encoded]
 
 
