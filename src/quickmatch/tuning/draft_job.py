@@ -22,6 +22,7 @@ from quickmatch.tuning.draft_data import Collected, data_hash, source_of
 from quickmatch.tuning.draft_features import TargetFeatures
 from quickmatch.tuning.draft_gate import Arm, Candidate, Gate, Verdict, judge
 from quickmatch.tuning.draft_head import DraftHead
+from quickmatch.tuning.draft_optimizer import LEARNING_RATE
 from quickmatch.tuning.draft_settings import DraftSettings
 from quickmatch.tuning.draft_start import earlier_head, new_head
 from quickmatch.tuning.draft_target import Target, deployed_head, load_target
@@ -35,7 +36,6 @@ from quickmatch.tuning.publish import publish_draft
 from quickmatch.tuning.sft import Stopped
 
 logger = logging.getLogger(__name__)
-_RATE_TIMES_WIDTH = 0.5  # learning rate: 2e-3 for a state of 256 numbers, 1.2e-4 for 4096
 _WARMUP_SHARE = 0.05
 _MIN_AUTO_STEPS = 250
 _MAX_AUTO_EPOCHS = 20
@@ -57,7 +57,7 @@ def run_draft(store: Store, home: Home, job: Job, report: JobReport) -> Json:
         aux_layers=head.config.aux_layers,
         draft_ids=head.draft_ids,
     )
-    plan = _plan(settings, len(collected.train), head)
+    plan = _plan(settings, len(collected.train))
     logger.info("%s; %d threads", plan, num_threads)
     report.progress.total_steps = plan.total_steps
     report.steps_per_epoch = plan.steps_per_epoch
@@ -104,7 +104,7 @@ def _head(store: Store, settings: DraftSettings, target: Target, collected: Coll
     return earlier_head(target.runner, Path(earlier.path), ids, settings.seed)
 
 
-def _plan(settings: DraftSettings, num_sequences: int, head: DraftHead) -> Plan:
+def _plan(settings: DraftSettings, num_sequences: int) -> Plan:
     per_epoch = math.ceil(num_sequences / settings.batch_size)
     epochs = settings.epochs or min(_MAX_AUTO_EPOCHS, math.ceil(_MIN_AUTO_STEPS / per_epoch))
     total = min(per_epoch * epochs, settings.max_steps or per_epoch * epochs)
@@ -114,7 +114,7 @@ def _plan(settings: DraftSettings, num_sequences: int, head: DraftHead) -> Plan:
         total_steps=total,
         warmup_steps=max(1, round(total * _WARMUP_SHARE)),
         eval_every=total,
-        learning_rate=settings.learning_rate or _RATE_TIMES_WIDTH / head.config.hidden_size,
+        learning_rate=settings.learning_rate or LEARNING_RATE,
     )
 
 

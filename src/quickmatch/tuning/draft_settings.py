@@ -27,7 +27,7 @@ class DraftSettings(BaseModel):
     # how
     epochs: int | None = Field(None, ge=1, le=1000)  # None: by the amount of data
     max_steps: int | None = Field(None, ge=1)  # stops earlier than the epochs would
-    learning_rate: float | None = Field(None, gt=0, le=1)
+    learning_rate: float | None = Field(None, gt=0, le=1)  # of the matrices, by Muon; None: 0.1
     batch_size: int = Field(8, ge=1)  # sequences a step
     unroll_steps: int = Field(5, ge=1, le=16)  # how deep it learns to draft on its own states
     draft_vocab_size: int | None = Field(None, ge=16)  # tokens that it can propose

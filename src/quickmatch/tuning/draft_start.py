@@ -1,15 +1,14 @@
 """The head that a run begins with: fresh, or an earlier one.
 
-A fresh head's lm_head and norm are the target's own, for the tokens that it can propose: what it
-has to make of its states is then what the target makes of them. Measured beside random rows:
-docs/lab-notes.md.
+A fresh head is random. To begin with the target's own lm_head, norm or last layer looked better for
+the first thirty steps with AdamW and was worse from then on (docs/lab-notes.md).
 """
 
 import logging
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.engine.loader import Checkpoint
@@ -25,25 +24,23 @@ from quickmatch.engine.speculation.head_folder import read_head
 from quickmatch.tuning.draft_head import DraftHead
 
 logger = logging.getLogger(__name__)
-_RESIDUAL_STD = 0.02  # of what is added to the state: small, so that it passes through at first
+_SMALL_STD = 0.02  # of what is added to the state, and of the vocabulary's rows
+_SMALL = ("o_proj.weight", "down_proj.weight", "lm_head.weight")
 
 
 def new_head(runner: ModelRunner, draft_ids: list[int], seed: int) -> DraftHead:
     """Return a fresh head for the runner's model, float32, on its device."""
     model, device = runner.model_config, runner.device
     config = new_head_config(model, draft_vocab_size=len(draft_ids))
-    weights = Checkpoint(runner.folder, dtype=torch.float32, device=device)
-    ids = torch.tensor(draft_ids, device=device)
+    weights = Checkpoint(runner.folder, dtype=runner.dtype, device=device)
+    embedding = weights.matrix("model.embed_tokens.weight", model.vocab_size, model.hidden_size)
     torch.manual_seed(seed)
-    head = DraftHead(config, _embedding(weights, model), ids).to(device)
+    head = DraftHead(config, embedding, torch.tensor(draft_ids, device=device)).to(device)
     with torch.no_grad():
         for name, parameter in head.named_parameters():
             if parameter.dim() == 2:
-                is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = _RESIDUAL_STD if is_residual else parameter.shape[1] ** -0.5
+                std = _SMALL_STD if name.endswith(_SMALL) else parameter.shape[1] ** -0.5
                 nn.init.normal_(parameter, std=std)
-        head.lm_head.weight.copy_(_lm_head(weights, model)[ids])
-        head.norm.weight.copy_(weights.vector("model.norm.weight", model.hidden_size))
     return head
 
 
@@ -73,13 +70,3 @@ def _check_same_layer(old: HeadConfig, new: HeadConfig, model: ModelConfig, fold
                 f"warm_start_from: the head in {folder} has {name} {seen}, a new one for this "
                 f"model {needed}; start afresh without warm_start_from"
             )
-
-
-def _embedding(weights: Checkpoint, model: ModelConfig) -> Tensor:
-    return weights.matrix("model.embed_tokens.weight", model.vocab_size, model.hidden_size)
-
-
-def _lm_head(weights: Checkpoint, model: ModelConfig) -> Tensor:
-    if model.tie_word_embeddings:
-        return _embedding(weights, model)
-    return weights.matrix("lm_head.weight", model.vocab_size, model.hidden_size)

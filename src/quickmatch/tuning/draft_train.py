@@ -23,15 +23,13 @@ from quickmatch.tuning.draft_data import TokenSequence
 from quickmatch.tuning.draft_features import TargetFeatures
 from quickmatch.tuning.draft_head import DraftHead
 from quickmatch.tuning.draft_loss import Foretold, head_loss
+from quickmatch.tuning.draft_optimizer import HeadOptimizer
 from quickmatch.tuning.draft_settings import DraftSettings
 from quickmatch.tuning.plan import Plan
 from quickmatch.tuning.sft import Listener, StepReport, Stopped
 
 logger = logging.getLogger(__name__)
 _CHECKPOINT_EVERY_S = 15.0
-_MAX_GRAD_NORM = 1.0
-_WEIGHT_DECAY = 0.01
-_BETAS = (0.9, 0.95)
 
 
 @dataclass(slots=True)
@@ -48,7 +46,7 @@ class DraftRun:
     listener: Listener
     state: Checkpoint = field(init=False)
     _parameters: dict[str, torch.nn.Parameter] = field(init=False)
-    _optimizer: torch.optim.Optimizer = field(init=False)
+    _optimizer: HeadOptimizer = field(init=False)
 
     def run(self) -> Checkpoint:
         """Train to the end and leave the weights in the head.
@@ -71,9 +69,7 @@ class DraftRun:
 
     def _prepare(self) -> None:
         self._parameters = dict(self.head.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=0.0, betas=_BETAS, weight_decay=_WEIGHT_DECAY
-        )
+        self._optimizer = HeadOptimizer(self.head)
         found = load_checkpoint(self.folder, self.run_key)
         if found is None:
             self.state = Checkpoint(0, self.run_key, {}, {}, torch.get_rng_state())
@@ -96,8 +92,6 @@ class DraftRun:
     def _step(self, sequences: list[TokenSequence]) -> None:
         began = time.monotonic()
         rate = self.plan.rate_at(self.state.step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
         batch = self.features.batch(sequences)
         loss, foretold = head_loss(self.head, batch, self.settings.unroll_steps)
         nats = float(loss.detach())
@@ -108,9 +102,7 @@ class DraftRun:
             )
         if loss.requires_grad:  # not where the head can propose none of the batch's tokens
             torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_GRAD_NORM)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+            self._optimizer.step(rate)
         self.state.step += 1
         num_tokens, seconds = sum(map(len, sequences)), time.monotonic() - began
         self.state.num_tokens += num_tokens
