@@ -114,10 +114,11 @@ class HeadDrafter:
         picked = [row for rows in kept for row in rows.rows]
         if picked != list(range(len(features))):
             features = features.index_select(0, torch.tensor(picked, device=self._device))
-        g = self._layer.fuse(features)
         first = 0
         for rows in kept:
-            self._append(rows, g[first : first + len(rows.rows)])
+            own = features[first : first + len(rows.rows)]
+            # A copy, where a view would keep a whole prompt's alive.
+            self._append(rows, own.clone() if len(features) > _MAX_PENDING else own)
             first += len(rows.rows)
         waiting = [self._pending[rows.sequence_id] for rows in kept]
         full = [pending for pending in waiting if len(pending) > _MAX_PENDING]
@@ -135,11 +136,11 @@ class HeadDrafter:
         if pending is not None and len(pending):
             self._store([(pending, len(pending))])
 
-    def _append(self, rows: KeptRows, g: Tensor) -> None:
+    def _append(self, rows: KeptRows, features: Tensor) -> None:
         pending = self._pending.get(rows.sequence_id)
         if pending is None or pending.end != rows.start:
             pending = self._pending[rows.sequence_id] = PendingRows(rows.start)
-        pending.append(g, rows.next_token_ids, rows.block_table)
+        pending.append(features, rows.next_token_ids, rows.block_table)
 
     def _store(self, parts: list[tuple[PendingRows, int]]) -> None:
         """Store keys and values of the first so many pending rows of each sequence."""
@@ -153,7 +154,7 @@ class HeadDrafter:
     def _take(self, parts: list[tuple[PendingRows, int]], packer: IntPacker) -> _Rows:
         """Take the first so many pending rows of each sequence."""
         size = self._cache.block_size
-        gs: list[Tensor] = []
+        features: list[Tensor] = []
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -162,10 +163,10 @@ class HeadDrafter:
             own = range(pending.start, pending.start + num_rows)
             positions += own
             slots += [table[p // size] * size + p % size for p in own]
-            g, following = pending.take(num_rows)
-            gs.append(g)
+            taken, following = pending.take(num_rows)
+            features.append(taken)
             token_ids += following
-        g = gs[0] if len(gs) == 1 else torch.cat(gs)
+        g = self._layer.fuse(features[0] if len(features) == 1 else torch.cat(features))
         return _Rows(g, packer.add(token_ids), packer.add(positions), packer.add(slots))
 
     # ---- drafting

@@ -1,7 +1,7 @@
-"""What a head has been told of a sequence and has not used yet: g of its last rows, in order.
+"""What a head has been told of a sequence and has not used yet: its last rows, in order.
 
-Most steps end with no draft of the head, so that the work for each row is put off: here wait the
-fused hidden states and the tokens behind them, until the head drafts or too many wait.
+Many steps end with no draft of the head, so that the work for each row is put off: here wait the
+target's hidden states and the tokens behind them, until the head drafts or too many wait.
 
 Invariant: the rows are of positions start, start + 1, … without a gap.
 """
@@ -29,18 +29,18 @@ class PendingRows:
         """Position behind the last row."""
         return self.start + len(self.next_token_ids)
 
-    def append(self, g: Tensor, next_token_ids: list[int], block_table: list[int]) -> None:
-        """Add the rows that follow. g: [rows, hidden]."""
-        self._parts.append(g)
+    def append(self, features: Tensor, next_token_ids: list[int], block_table: list[int]) -> None:
+        """Add the rows that follow. features: [rows, num_aux * target's hidden]."""
+        self._parts.append(features)
         self.next_token_ids += next_token_ids
         self.block_table = list(block_table)  # a copy: the sequence's own is emptied at its end
 
     def take(self, num_rows: int) -> tuple[Tensor, list[int]]:
-        """Remove the first rows; return g [num_rows, hidden] and the tokens behind them."""
-        g = self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+        """Remove the first rows; return their features and the tokens behind them."""
+        features = self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
         token_ids = self.next_token_ids[:num_rows]
         self.next_token_ids = self.next_token_ids[num_rows:]
         # A copy: a view of the last row would keep a whole prompt's.
-        self._parts = [g[num_rows:].clone()] if self.next_token_ids else []
+        self._parts = [features[num_rows:].clone()] if self.next_token_ids else []
         self.start += num_rows
-        return g[:num_rows], token_ids
+        return features[:num_rows], token_ids
