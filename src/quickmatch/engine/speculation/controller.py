@@ -9,7 +9,7 @@ A step, in this order (what is not needed is left out):
     wants_model(ids, trees, able=…, num_other_rows=…)     if a model drafter is loaded
     model_drafted(num_seqs=…, depth=…, seconds=…)         if it was asked
     choose(ids, trees, num_other_rows=…, max_rows=…)      or choose_none(ids) where no tree is
-    verified(id, tree, accepted, scope="")                each verified draft
+    verified(id, tree, accepted, token_ids, scope="")     each decoding sequence, drafted or not
     stepped(num_seqs=…, num_rows=…, num_emitted=…, draft_s=…, step_s=…, is_decode_only=…)
 
 and forget(id) at a sequence's end, renew_model() when another head was loaded, figures() for
@@ -35,7 +35,7 @@ from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.verdicts import Verdicts
 
 _FLOOR = 0.02  # path probability of a node below which it is not looked at
-_TRIAL_NODES = 4  # of a cheap draft
+_TRIAL_SEQS = 8  # that a model on trial drafts for
 
 
 @dataclass(slots=True)
@@ -48,6 +48,8 @@ class _Step:
     num_decoding: int = 0
     num_verified: int = 0
     num_verified_tokens: int = 0
+    num_tried: int = 0  # first tokens of a model on trial that were judged
+    num_right: int = 0
     plan: ModelPlan | None = None
     planned_s: float = 0.0  # of drafting by the plan, as foreseen
     model_s: float = 0.0  # and as measured
@@ -110,7 +112,7 @@ class Controller:
         if self._model.is_looking(self._now):
             step.plan = self._plan_model(sequence_ids, trees, able, num_other_rows)
         if step.plan is None and not self._model.is_on:
-            step.plan = self._plan_trial(len(sequence_ids), able)
+            step.plan = self._plan_trial(able)
         if step.plan is not None:
             num_rows = len(step.plan.sequence_ids) * step.plan.width
             step.planned_s = self._model.drafting_s(self._costs, num_rows, step.plan.depth)
@@ -144,12 +146,10 @@ class Controller:
         if config.is_adaptive:
             num_nodes = self._num_worth(drafts, num_other_rows, max_rows)
             self._is_drafting = num_nodes > 0
-            chosen = drafts.pool.split(num_nodes)
-            self._add_trial(sequence_ids, drafts, chosen, max_rows - num_nodes)
         else:
-            chosen = drafts.pool.split(min(len(drafts.pool), max_rows))
+            num_nodes = min(len(drafts.pool), max_rows)
         return drafts.take(
-            chosen,
+            num_nodes,
             [self._states[i] for i in sequence_ids],
             max_nodes=config.max_draft_tokens,
             least_gain=self._trials.least_gain,
@@ -163,21 +163,36 @@ class Controller:
     # ---- what was learned
 
     def verified(
-        self, sequence_id: int, tree: DraftTree, accepted: Sequence[int], scope: str = ""
+        self,
+        sequence_id: int,
+        tree: DraftTree | None,
+        accepted: Sequence[int],
+        token_ids: Sequence[int],
+        scope: str = "",
     ) -> None:
-        """Learn from one verification.
+        """Learn from the target's tokens for one sequence, whether its draft was verified or not.
 
-        accepted: the accepted nodes of `tree`, in order; the walk ended at a leaf, or because the
-        target chose another token. scope: what drifts are told apart by (tenant and weights).
+        tree: what was verified; None for a plain row. accepted: its accepted nodes, in order.
+        token_ids: what the target chose: those of the accepted nodes and the one after them.
+        scope: what drifts are told apart by (tenant and weights).
         """
-        state, step = self._state(sequence_id), self._open()
-        if not self._verdicts.add(state, tree, accepted, scope).isdisjoint(MODEL_SOURCES):
+        step = self._open()
+        if tree is not None:
+            self._figures.add_verified(tree, accepted)
+            step.num_verified += 1
+            step.num_verified_tokens += len(token_ids)
+        state = self._states.get(sequence_id)
+        if state is None or state.drafted is None or not token_ids:
+            return
+        drafted, state.drafted = state.drafted, None
+        if not self._verdicts.add(state, drafted, token_ids, scope).isdisjoint(MODEL_SOURCES):
             self._model.soften()
-        self._figures.add_verified(tree, accepted)
-        step.num_verified += 1
-        step.num_verified_tokens += len(accepted) + 1
-        if state.tried:
-            self._end_trial(state, won=not state.tried.isdisjoint(accepted))
+        if tree is None and drafted.begins_with(token_ids[0]):
+            state.was_right()
+        plan = step.plan
+        if plan is not None and plan.is_trial and sequence_id in plan.sequence_ids:
+            step.num_tried += 1
+            step.num_right += drafted.begins_with(token_ids[0], of_model=True)
 
     def stepped(
         self,
@@ -210,6 +225,8 @@ class Controller:
             self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
+        if step.num_tried and 2 * step.num_right >= step.num_tried:
+            self._trials.won()
         self._verdicts.refresh()
         self._now += 1
         self._step = None
@@ -255,7 +272,9 @@ class Controller:
             state.review(self._now)
             some = [tree for tree in drafts if tree.token_ids]
             paths = [self._paths(state, tree) for tree in some]
-            merged.append(merge_drafts(some, paths, self._verdicts.calibration))
+            one = merge_drafts(some, paths, self._verdicts.calibration)
+            state.drafted = one if some else None
+            merged.append(one)
         return StepDrafts(merged, _FLOOR if self._config.is_adaptive else 0.0)
 
     def _paths(self, state: RequestState, tree: DraftTree) -> list[float]:
@@ -298,48 +317,12 @@ class Controller:
         nodes = min(width * depth, self._config.max_draft_tokens)
         return ModelPlan(tuple(sequence_ids[i] for i in chosen), depth, width, nodes)
 
-    def _plan_trial(self, num_seqs: int, able: Sequence[int]) -> ModelPlan | None:
-        """Ask the model for one sequence, the most promising, if the allowance covers it."""
-        depth = min(self._model.trial_depth, self._config.max_depth)
-        while depth:
-            drafting_s = self._model.drafting_s(self._costs, 1, depth)
-            if self._trials.tries_model(num_seqs, depth, drafting_s):
-                best = max(able, key=lambda i: self._state(i).model_ratio)
-                return ModelPlan((best,), depth, 1, depth, is_trial=True)
-            depth //= 2
-        return None
-
-    def _add_trial(
-        self,
-        sequence_ids: Sequence[int],
-        drafts: StepDrafts,
-        chosen: list[list[int]],
-        max_nodes: int,
-    ) -> None:
-        """Add to the chosen nodes the beginning of a draft that does not seem to pay."""
-        plan, num_nodes = self._open().plan, min(_TRIAL_NODES, max_nodes)
-        if num_nodes < 1:
-            return
-        if plan is not None and plan.is_trial:  # paid for, and drafted already
-            place = list(sequence_ids).index(plan.sequence_ids[0])
-            added = drafts.beginning(place, num_nodes, of_model=True)
-        else:
-            untried = drafts.untried(chosen)
-            num_rows = len(sequence_ids) + sum(map(len, chosen))
-            if untried is None or not self._trials.tries_draft(
-                len(sequence_ids), num_rows, num_nodes
-            ):
-                return
-            place, added = untried, drafts.beginning(untried, num_nodes)
-        added = [node for node in added if node not in chosen[place]]
-        chosen[place] = chosen[place] + added
-        self._states[sequence_ids[place]].tried = set(added)
-
-    def _end_trial(self, state: RequestState, *, won: bool) -> None:
-        state.tried = set()
-        if won:
-            self._trials.won()
-            state.helped()
-        plan = self._open().plan
-        if plan is not None and plan.is_trial:
-            self._model.tried(won=won)
+    def _plan_trial(self, able: Sequence[int]) -> ModelPlan | None:
+        """Have the model draft a token, only to be judged, if the allowance covers it."""
+        num_seqs = min(len(able), _TRIAL_SEQS)
+        if not self._trials.tries_model(self._model.drafting_s(self._costs, num_seqs, 1)):
+            return None
+        self._model.look_again()
+        first = self._now % len(able)  # all get their turn
+        tried = (*able[first:], *able[:first])[:num_seqs]
+        return ModelPlan(tried, 1, 1, 1, is_trial=True)

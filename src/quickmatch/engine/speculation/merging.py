@@ -11,7 +11,7 @@ Knows no sequence and no cost.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, Source
 
 
 @dataclass(slots=True)
@@ -32,6 +32,16 @@ class Merged:
     tree: DraftTree
     probabilities: list[float]
     twins: list[Twin]
+
+    def begins_with(self, token_id: int, *, of_model: bool = False) -> bool:
+        """Return whether a first node holds this token; of_model: one that a model proposed."""
+        tree = self.tree
+        for node, (parent, token) in enumerate(zip(tree.parents, tree.token_ids, strict=True)):
+            if parent < 0 and token == token_id:
+                if not of_model or tree.sources[node] in MODEL_SOURCES:
+                    return True
+                return any(t.node == node and t.source in MODEL_SOURCES for t in self.twins)
+        return False
 
 
 def merge(

@@ -22,7 +22,6 @@ from quickmatch.engine.speculation.tree import DraftTree
 MARGIN = 1.03
 DWELL_STEPS = 16
 _IDLE_STEPS = 32
-_DEEPEST_TRIAL = 4
 _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
@@ -99,7 +98,6 @@ class ModelUse:
 
     def __init__(self, max_depth: int, max_nodes: int) -> None:
         self.is_on = False
-        self.trial_depth = 1
         self._max_nodes = max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w]) for w in _WIDTHS}
@@ -136,9 +134,8 @@ class ModelUse:
             promise.soften()
         self._next_look = 0
 
-    def tried(self, *, won: bool) -> None:
-        """Take in the end of a trial: after one that won the next goes deeper; look anew."""
-        self.trial_depth = min(2 * self.trial_depth, _DEEPEST_TRIAL) if won else 1
+    def look_again(self) -> None:
+        """There is news: decide anew at the next step."""
         self._next_look = 0
 
     def drafting_s(self, costs: CostTable, num_rows: int, depth: int) -> float:

@@ -6,7 +6,7 @@ another's go on, and the first gets another chance later. And when its cheap dra
 next: rarely when they have not helped for a while.
 """
 
-from quickmatch.engine.speculation.merging import Twin
+from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.tree import Source
 
 _PRIOR = 2.0  # accepted and foretold tokens before any: what the usual is worth
@@ -31,15 +31,13 @@ class RequestState:
         "_next_ask",
         "_reviewed",
         "_usual",
+        "drafted",
         "ratios",
-        "tried",
-        "twins",
     )
 
     def __init__(self, now: int) -> None:
         self.ratios = [1.0] * _NUM_SOURCES  # acceptance beside the usual, by source
-        self.twins: list[Twin] = []  # of the tree chosen last
-        self.tried: set[int] = set()  # its nodes that are there as a trial
+        self.drafted: Merged | None = None  # in this step, until it is judged
         self._gain = 0.0  # accepted tokens that a model's trees promised
         self._usual = 0.0  # and what they promise as a rule
         self._accepted = [0.0] * _NUM_SOURCES
@@ -110,8 +108,12 @@ class RequestState:
         self._asked = True
         return True
 
+    def was_right(self) -> None:
+        """Note that a draft began well, though it was not worth its verification: ask again."""
+        self._next_ask = 0
+
     def helped(self) -> None:
-        """Note that a draft was worth its verification, or had a token accepted in a trial."""
+        """Note that a draft was worth its verification."""
         self._asked = False
         self._misses = 0
         self._next_ask = 0

@@ -198,9 +198,11 @@ class Speculator:
         prediction = self._predictions.get(sequence.id)
         # Whoever drafted them: the same tokens may have come from past outputs too.
         num_foretold = 0 if prediction is None else prediction.extend(token_ids)
+        self._controller.verified(
+            sequence.id, tree, sampled.accepted, sampled.token_ids, sequence.scope
+        )
         if tree is None:
             return PredictionVerdict(num_foretold)
-        self._controller.verified(sequence.id, tree, sampled.accepted, sequence.scope)
         if prediction is None:
             return NO_PREDICTION
         accepted = sampled.accepted[: len(token_ids)]

@@ -5,7 +5,6 @@ are worth it: it hands out the pool, and cuts the trees to what was chosen of it
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
@@ -55,47 +54,25 @@ class StepDrafts:
 
     def take(
         self,
-        chosen: list[list[int]],
+        num_nodes: int,
         states: Sequence[RequestState],
         *,
         max_nodes: int,
         least_gain: float,
     ) -> list[DraftTree | None]:
-        """Return the trees of the chosen nodes, at most max_nodes a sequence.
+        """Return the trees of the pool's first num_nodes, at most max_nodes a sequence.
 
-        chosen: by sequence, a parent before its children. least_gain: accepted tokens to be
-        expected before a cheap draft was worth asking for.
+        least_gain: accepted tokens to be expected before a cheap draft was worth asking for.
         """
         out: list[DraftTree | None] = []
-        for one, nodes, state in zip(self.merged, chosen, states, strict=True):
+        for one, nodes, state in zip(self.merged, self.pool.split(num_nodes), states, strict=True):
             if not nodes:
                 out.append(None)
                 continue
-            tree = _cut(one, nodes[:max_nodes], state)
             if _cheap_gain(one, nodes) > least_gain:
                 state.helped()
-            out.append(tree)
+            out.append(cut(one.tree, in_line(one.tree, nodes[:max_nodes])))
         return out
-
-    def untried(self, chosen: list[list[int]]) -> int | None:
-        """Return the sequence with the likeliest first node that is not chosen."""
-        heads = [
-            (paths[0], i)
-            for i, (paths, nodes) in enumerate(zip(self._paths, chosen, strict=True))
-            if paths and 0 not in nodes
-        ]
-        return max(heads)[1] if heads else None
-
-    def beginning(self, place: int, num_nodes: int, *, of_model: bool = False) -> list[int]:
-        """Return the first nodes of a sequence's first draft, or of the model's, with all above."""
-        tree = self.merged[place].tree
-        if not of_model:
-            return list(range(min(num_nodes, len(tree))))
-        wanted = [n for n, source in enumerate(tree.sources) if source in MODEL_SOURCES]
-        nodes: set[int] = set()
-        for node in wanted[:num_nodes]:
-            nodes.update(tree.path(node))
-        return sorted(nodes)
 
 
 def _cheap_gain(one: Merged, nodes: list[int]) -> float:
@@ -108,14 +85,3 @@ def _cheap_gain(one: Merged, nodes: list[int]) -> float:
         for node in nodes
         if one.tree.sources[node] not in MODEL_SOURCES and node not in twins
     )
-
-
-def _cut(one: Merged, nodes: list[int], state: RequestState) -> DraftTree:
-    nodes = in_line(one.tree, nodes)
-    if one.twins or state.tried:
-        place = {node: index for index, node in enumerate(nodes)}
-        state.tried = {place[node] for node in state.tried if node in place}
-        state.twins = [
-            replace(twin, node=place[twin.node]) for twin in one.twins if twin.node in place
-        ]
-    return cut(one.tree, nodes)

@@ -1,9 +1,9 @@
 """What may be lost in order to know: trials of what does not seem to pay, on a tight allowance.
 
-Each purpose (a cheap draft, a model's draft, a plain step while drafting, asking a cheap drafter
-at all) earns a small share of the time that steps take and spends what its trials lose. So together
-they cost at most the sum of the shares, whatever the text. A trial of which something is accepted
-is paid back, so the next comes at once. No randomness.
+Each purpose (a model's draft, a plain step while drafting, asking cheap drafters) earns a small
+share of the time that steps take and spends what its trials lose. So together they cost at most
+the sum of the shares, whatever the text. A trial that was right is paid back, so that the next
+comes at once. No randomness.
 
 Owns the allowances and what trials cost; who is tried is the controller's choice.
 """
@@ -13,7 +13,7 @@ from quickmatch.engine.speculation.costs import CostTable
 _SHARE = 0.003  # of the time, for each purpose
 _MODEL_SHARE = 0.004
 _MAX_SAVED = 3.0  # losses of a usual trial that can be saved up
-_LEAST_LOSS = 0.1  # of a plain step: what a trial costs even where its rows look free
+_REWARD = 1.25  # of its loss, what a trial that was right gets back: the next comes at once
 _PLAIN_STALE = 64  # steps without a plain one before one is due
 _RATE_KEPT = 0.97  # of the tokens and seconds behind the usual rate, from step to step
 _FIRST_ASK_S = 25e-6  # of a cheap draft, before any is timed
@@ -47,7 +47,6 @@ class Trials:
 
     def __init__(self, costs: CostTable) -> None:
         self._costs = costs
-        self._draft = Allowance()
         self._model = Allowance(_MODEL_SHARE)
         self._plain = Allowance()
         self._paid: tuple[Allowance, float] | None = None  # in this step, and how much
@@ -64,17 +63,9 @@ class Trials:
         loss_s = self._costs.plain_s(num_seqs) - num_seqs * self._seconds / self._tokens
         return self._begin(self._plain, loss_s)
 
-    def tries_draft(self, num_seqs: int, num_rows: int, num_nodes: int) -> bool:
-        """Return whether to add num_nodes that do not seem to pay to a step of num_rows."""
-        costs = self._costs
-        loss_s = costs.step_s(num_seqs, num_rows + num_nodes) - costs.step_s(num_seqs, num_rows)
-        return self._begin(self._draft, max(loss_s, _LEAST_LOSS * costs.plain_s(num_seqs)))
-
-    def tries_model(self, num_seqs: int, depth: int, drafting_s: float) -> bool:
-        """Return whether to have a model draft depth tokens that do not seem to pay."""
-        costs = self._costs
-        loss_s = costs.step_s(num_seqs, num_seqs + depth) - costs.plain_s(num_seqs)
-        return self._begin(self._model, max(loss_s, 0.0) + drafting_s)
+    def tries_model(self, drafting_s: float) -> bool:
+        """Return whether to have a model draft what does not seem to pay, only to be judged."""
+        return self._begin(self._model, drafting_s)
 
     def longest_pause(self, num_seqs: int) -> int:
         """Return after how many steps at most a sequence may be asked for a draft of no use."""
@@ -96,10 +87,10 @@ class Trials:
     # ---- what came of it
 
     def won(self) -> None:
-        """Something that was on trial in this step has been accepted."""
+        """What was on trial in this step was right."""
         if self._paid is not None:
             allowance, loss_s = self._paid
-            allowance.spend(-loss_s)
+            allowance.spend(-_REWARD * loss_s)
             self._paid = None
 
     def asked(self, num_asked: int, seconds: float) -> None:
@@ -109,7 +100,7 @@ class Trials:
 
     def stepped(self, *, num_tokens: int, seconds: float, is_plain: bool) -> None:
         """Earn by a step."""
-        for allowance in (self._draft, self._model, self._plain):
+        for allowance in (self._model, self._plain):
             allowance.earn(seconds)
         self._paid = None
         self._tokens = self._tokens * _RATE_KEPT + num_tokens

@@ -1,21 +1,24 @@
-"""What verifications teach: calibration, each sequence's record, drift.
+"""What the target's tokens teach: calibration, each sequence's record, drift.
 
-A verification tests the children of the sequence's last token and of every accepted node; of the
-others nothing is known. Owns nothing but the way from one verdict to those who learn from it.
+The target's choice at a place judges every token that was drafted for it, verified or not; a
+node deeper down is judged if the tokens before it were the target's. So a draft that was not worth
+its verification still tells how good its first token was, and what is verified is no selection of
+the lucky. Owns only the way from one verdict to those who learn from it.
 """
 
 from collections.abc import Sequence
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.drift import DriftWatch
+from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.request_state import RequestState
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.tree import Source
 
 _Tested = tuple[Source, int, int, float, bool]  # feature, depth, raw confidence, was it right
 
 
 class Verdicts:
-    """Learns from every verified draft."""
+    """Learns from every drafted tree and the tokens that came."""
 
     def __init__(self) -> None:
         self.calibration = Calibration()
@@ -23,29 +26,38 @@ class Verdicts:
         self._with_news: set[Source] = set()
 
     def add(
-        self, state: RequestState, tree: DraftTree, accepted: Sequence[int], scope: str
+        self, state: RequestState, drafted: Merged, token_ids: Sequence[int], scope: str
     ) -> set[Source]:
-        """Learn from one verification; return the sources that turn out to have drifted.
+        """Learn from the target's tokens; return the sources that turn out to have drifted.
 
-        accepted: the nodes on the accepted path, in order.
+        drafted: all that was drafted for the sequence in this step. token_ids: what the target
+        chose, in order.
         """
-        depth_below = {-1: 1}
-        for depth, node in enumerate(accepted, 2):
-            depth_below[node] = depth
+        tree, last = drafted.tree, len(token_ids)
+        depths = {-1: 0}  # of the nodes that are the target's choice
         tested: list[_Tested] = []
         for node, parent in enumerate(tree.parents):
-            depth_here = depth_below.get(parent)
-            if depth_here is not None:
-                source, feature = tree.sources[node], tree.features[node]
-                is_right = node in depth_below
-                tested.append((source, feature, depth_here, tree.confidences[node], is_right))
-        for twin in state.twins:
-            depth_here = depth_below.get(tree.parents[twin.node]) if twin.node < len(tree) else None
-            if depth_here is not None:
-                is_right = twin.node in depth_below
-                tested.append((twin.source, twin.feature, depth_here, twin.confidence, is_right))
+            above = depths.get(parent)
+            if above is None or above == last:
+                continue
+            is_right = tree.token_ids[node] == token_ids[above]
+            if is_right:
+                depths[node] = above + 1
+            tested.append(
+                (
+                    tree.sources[node],
+                    tree.features[node],
+                    above + 1,
+                    tree.confidences[node],
+                    is_right,
+                )
+            )
+        for twin in drafted.twins:
+            above = depths.get(tree.parents[twin.node])
+            if above is not None and above < last:
+                is_right = twin.node in depths
+                tested.append((twin.source, twin.feature, above + 1, twin.confidence, is_right))
                 self.calibration.add_agreement(twin.together, is_right)
-        state.twins = []
         return self._learn(state, tested, scope)
 
     def _learn(self, state: RequestState, tested: list[_Tested], scope: str) -> set[Source]:

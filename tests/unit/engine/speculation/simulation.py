@@ -124,9 +124,9 @@ class Simulation:
         emitted = 0
         for i, tree in zip(ids, chosen, strict=True):
             accepted = [] if tree is None else self._verify(tree)
-            if tree is not None:
-                controller.verified(i, tree, accepted)
-            emitted += 1 + len(accepted)
+            token_ids = list(range(1, len(accepted) + 2))  # the right token at depth d is d
+            controller.verified(i, tree, accepted, token_ids)
+            emitted += len(token_ids)
         num_rows = len(ids) + sum(len(tree) for tree in chosen if tree is not None)
         true_s = self.cost(len(ids), num_rows)
         busy_s += true_s + draft_s
