@@ -1,0 +1,1 @@
+"""Proofs that what the product writes is what others read."""
