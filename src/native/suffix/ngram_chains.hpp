@@ -62,31 +62,33 @@ class NgramChains {
     const Token* tokens() const { return tokens_.data(); }
 
     std::size_t num_bytes() const {
-        return tokens_.size() * (sizeof(Token) + kOrders.size() * sizeof(Slot)) +
+        return tokens_.size() * (sizeof(Token) + sizeof(Links)) +
                heads_.size() * heads_[0].size() * sizeof(Slot);
     }
 
-    // Write a token; `slot` may be the first beyond those written.
-    void put(Slot slot, Token token) {
+    // Write a token and the mark of who owns it; `slot` may be the first beyond those written.
+    void put(Slot slot, Token token, std::uint32_t mark) {
         if (slot == tokens_.size()) {
             tokens_.push_back(token);
             links_.emplace_back();
-        } else {
-            tokens_[slot] = token;
         }
+        tokens_[slot] = token;
+        links_[slot].mark = mark;
     }
+
+    std::uint32_t mark(Slot slot) const { return links_[slot].mark; }
 
     // Make the n-grams that end at `slot` findable. Done once its continuation is known.
     void index(Slot slot, Slot begin, std::uint64_t seed) {
         const std::uint32_t available = slot - begin + 1;
         const Buckets buckets = buckets_of(&tokens_[slot] + 1, available, seed);
         for (std::size_t i = 0; i < kOrders.size(); ++i) {
-            if (kOrders[i] > available) {
-                links_[slot][i] = 0;
-            } else {
-                links_[slot][i] = heads_[i][buckets[i]];
-                heads_[i][buckets[i]] = slot + 1;
-            }
+            links_[slot].before[i] = 0;
+            if (kOrders[i] > available) continue;
+            Slot& head = heads_[i][buckets[i]];
+            // The head may be what this very slot held before it was overwritten.
+            if (head != slot + 1) links_[slot].before[i] = head;
+            head = slot + 1;
         }
     }
 
@@ -109,7 +111,7 @@ class NgramChains {
                 const Owner* owner = owner_of(slot, previous);
                 if (!owner) break;
                 previous = slot;
-                entry = links_[slot][i];
+                entry = links_[slot].before[i];
                 const std::uint32_t length =
                     owner->times ? match(slot, owner->begin, context_end, context_length) : 0;
                 // Longer matches were found in the chain of the next order.
@@ -145,11 +147,16 @@ class NgramChains {
         return length;
     }
 
+    struct Links {  // what a look reads of a slot lies together
+        std::uint32_t mark = 0;
+        std::array<Slot, kOrders.size()> before{};  // for each order: a slot + 1, 0: none
+    };
+
     std::uint32_t shift_;
     std::size_t max_slots_;
     std::array<std::vector<Slot>, kOrders.size()> heads_;  // of each bucket: a slot + 1, 0: none
     std::vector<Token> tokens_;
-    std::vector<std::array<Slot, kOrders.size()>> links_;  // by order, as heads_
+    std::vector<Links> links_;
 };
 
 }  // namespace quickmatch::suffix

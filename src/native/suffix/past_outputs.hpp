@@ -35,16 +35,13 @@ struct Scope {
 
 class PastOutputs {
   public:
-    explicit PastOutputs(std::size_t max_tokens) : max_tokens_(max_tokens), chains_(max_tokens) {
-        owners_.reserve(max_tokens);
-    }
+    explicit PastOutputs(std::size_t max_tokens) : max_tokens_(max_tokens), chains_(max_tokens) {}
 
     std::size_t num_tokens() const { return num_tokens_; }
     const Token* tokens() const { return chains_.tokens(); }
 
     std::size_t num_bytes() const {
-        return chains_.num_bytes() + owners_.size() * sizeof(std::uint32_t) +
-               documents_.size() * (sizeof(Document) + kDigestBytes);
+        return chains_.num_bytes() + documents_.size() * (sizeof(Document) + kDigestBytes);
     }
 
     void remember(const std::shared_ptr<Scope>& scope, const Token* tokens, std::size_t length) {
@@ -71,7 +68,7 @@ class PastOutputs {
             Document& document = documents_[age];
             if (document.scope != scope) continue;
             for (Slot slot = document.owner.begin; slot < document.owner.end; ++slot) {
-                chains_.put(slot, kErased);
+                chains_.put(slot, kErased, base_ + age);
             }
             release(document, base_ + age);
         }
@@ -81,8 +78,8 @@ class PastOutputs {
               std::vector<Occurrence>& out) {
         static constexpr Owner kHidden{0, 0, 0};
         auto owner_of = [&](Slot slot, Slot previous) -> const Owner* {
-            const std::uint32_t age = owners_[slot] - base_;
-            const std::uint32_t age_before = owners_[previous] - base_;
+            const std::uint32_t age = chains_.mark(slot) - base_;
+            const std::uint32_t age_before = chains_.mark(previous) - base_;
             // Chains lead to older places; one that does not has been overwritten.
             if (age >= documents_.size() || age > age_before) return nullptr;
             if (age == age_before && slot > previous) return nullptr;
@@ -92,7 +89,7 @@ class PastOutputs {
         if (scope->is_forgotten) return;
         chains_.find(context_end, context_length, scope->seed, owner_of, out);
         if (!out.empty() && out.front().length >= kDrawnMatch) {
-            documents_[owners_[out.front().next - 1] - base_].was_drawn = true;
+            documents_[chains_.mark(out.front().next - 1) - base_].was_drawn = true;
         }
     }
 
@@ -180,9 +177,7 @@ class PastOutputs {
         const Slot begin = cursor_;
         const std::uint64_t seed = document.scope->seed;
         for (const Token token : tokens) {
-            if (cursor_ == owners_.size()) owners_.push_back(ordinal);
-            owners_[cursor_] = ordinal;
-            chains_.put(cursor_, token);
+            chains_.put(cursor_, token, ordinal);
             if (cursor_ > begin) chains_.index(cursor_ - 1, begin, seed);
             ++cursor_;
         }
@@ -198,7 +193,6 @@ class PastOutputs {
     Slot cursor_ = 0;
     std::uint32_t base_ = 0;              // ordinal of documents_.front()
     std::deque<Document> documents_;      // oldest first
-    std::vector<std::uint32_t> owners_;   // of each slot: its document's ordinal
     std::unordered_map<std::uint64_t, std::uint32_t> by_digest_;  // to an ordinal
     NgramChains chains_;
 };

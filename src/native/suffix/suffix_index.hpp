@@ -49,7 +49,7 @@ class LiveText {
   private:
     static void push(NgramChains& chains, Token token) {
         const auto slot = static_cast<Slot>(chains.num_slots());
-        chains.put(slot, token);
+        chains.put(slot, token, 0);
         if (slot > 0) chains.index(slot - 1, 0, 0);
     }
 

@@ -21,6 +21,7 @@ MASK = (1 << 64) - 1
 _MIN_BUCKET_BITS = 8
 _SLOTS_PER_BUCKET = 4  # more buckets find no more; measured: docs/lab-notes.md
 _WORD_BYTES = 4
+_NO_LINKS = array("I", (0,) * len(ORDERS))
 
 
 class Owner(NamedTuple):
@@ -41,13 +42,14 @@ class Occurrence(NamedTuple):
 
 
 class NgramChains:
-    """Slots and their chains. Memory: 24 bytes a slot, and the buckets' heads."""
+    """Slots and their chains. Memory: 28 bytes a slot, and the buckets' heads."""
 
     def __init__(self, max_slots: int) -> None:
         bits = _MIN_BUCKET_BITS
         while _SLOTS_PER_BUCKET << bits < max_slots:
             bits += 1
         self.tokens = array("I")
+        self.marks = array("I")  # of each slot: its owner's, as put() was told
         self._shift = 64 - bits
         # [order][bucket]: a slot + 1, 0: none
         self._heads = [array("I", bytes(_WORD_BYTES << bits)) for _ in ORDERS]
@@ -58,27 +60,31 @@ class NgramChains:
     def num_bytes(self) -> int:
         """Memory of slots, links and heads."""
         num_heads = len(self._heads) * len(self._heads[0])
-        return _WORD_BYTES * (len(self.tokens) + len(self._links) + num_heads)
+        num_words = len(self.tokens) + len(self.marks) + len(self._links) + num_heads
+        return _WORD_BYTES * num_words
 
-    def put(self, slot: int, token: int) -> None:
-        """Write a token; `slot` may be the first beyond those written."""
+    def put(self, slot: int, token: int, mark: int) -> None:
+        """Write a token and its owner's mark; `slot` may be the first beyond those written."""
         if slot == len(self.tokens):
             self.tokens.append(token)
-            self._links.extend((0,) * len(ORDERS))
+            self.marks.append(mark)
+            self._links.extend(_NO_LINKS)
         else:
             self.tokens[slot] = token
+            self.marks[slot] = mark
 
     def index(self, slot: int, begin: int, seed: int) -> None:
         """Make the n-grams that end at `slot` findable. Done once its continuation is known."""
         first = max(begin, slot + 1 - ORDERS[-1])
         buckets = self._buckets(self.tokens[first : slot + 1], seed)
         at = slot * len(ORDERS)
-        for i in range(len(ORDERS)):
-            if i < len(buckets):
-                self._links[at + i] = self._heads[i][buckets[i]]
-                self._heads[i][buckets[i]] = slot + 1
-            else:
-                self._links[at + i] = 0
+        self._links[at : at + len(ORDERS)] = _NO_LINKS
+        for i, bucket in enumerate(buckets):
+            head = self._heads[i][bucket]
+            # The head may be what this very slot held before it was overwritten.
+            if head != slot + 1:
+                self._links[at + i] = head
+            self._heads[i][bucket] = slot + 1
 
     def find(
         self, context: Sequence[int], seed: int, owner_of: Callable[[int, int], Owner | None]

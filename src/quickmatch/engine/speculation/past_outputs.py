@@ -22,7 +22,6 @@ _DRAWN_MATCH = 4  # a shorter match is no sign that a document is of use
 _SECOND_CHANCES = 4  # tokens written again for each new one, at most
 _MIN_DOCUMENT = 2  # one token says nothing about what follows
 _ERASED = 0xFFFFFFFF
-_OWNER_BYTES = 4
 _DOCUMENT_BYTES = 80  # of a document's record and its digest's, about, as the native twin has them
 _HIDDEN = Owner(0, 0, 0)
 
@@ -52,7 +51,6 @@ class PastOutputs:
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._chains = NgramChains(max_tokens)
-        self._owners = array("I")  # of each slot: its document's ordinal
         self._documents: deque[_Document] = deque()  # oldest first
         self._base = 0  # ordinal of the first of them
         self._by_digest: dict[int, int] = {}  # to an ordinal
@@ -67,8 +65,7 @@ class PastOutputs:
     @property
     def num_bytes(self) -> int:
         """Memory of all parts, as the native twin has them."""
-        documents = len(self._documents) * _DOCUMENT_BYTES
-        return self._chains.num_bytes + len(self._owners) * _OWNER_BYTES + documents
+        return self._chains.num_bytes + len(self._documents) * _DOCUMENT_BYTES
 
     def remember(self, scope: Scope, token_ids: Sequence[int]) -> None:
         """Store a document, its end alone if it is too long; drop others to make room."""
@@ -91,15 +88,17 @@ class PastOutputs:
             if document.scope is scope:
                 self._release(document, self._base + age)
                 for slot in range(document.owner.begin, document.owner.end):
-                    self._chains.put(slot, _ERASED)
+                    self._chains.put(slot, _ERASED, self._base + age)
 
     def find(self, scope: Scope, context: Sequence[int]) -> list[Occurrence]:
         """Return where the context's last tokens occurred in the scope's documents."""
         if scope.is_forgotten:
             return []
 
+        marks = self._chains.marks  # a document's ordinal
+
         def owner_of(slot: int, previous: int) -> Owner | None:
-            age, age_before = self._owners[slot] - self._base, self._owners[previous] - self._base
+            age, age_before = marks[slot] - self._base, marks[previous] - self._base
             # Chains lead to older places; one that does not has been overwritten.
             if not 0 <= age <= age_before or (age == age_before and slot > previous):
                 return None
@@ -108,7 +107,7 @@ class PastOutputs:
 
         found = self._chains.find(context, scope.seed, owner_of)
         if found and found[0].length >= _DRAWN_MATCH:
-            self._documents[self._owners[found[0].next - 1] - self._base].was_drawn = True
+            self._documents[marks[found[0].next - 1] - self._base].was_drawn = True
         return found
 
     def _count_again(self, digest: int, scope: Scope, tokens: "array[int]") -> bool:
@@ -163,10 +162,7 @@ class PastOutputs:
         ordinal = self._base + len(self._documents)
         begin = self._cursor
         for slot, token in enumerate(tokens, begin):
-            if slot == len(self._owners):
-                self._owners.append(ordinal)
-            self._owners[slot] = ordinal
-            self._chains.put(slot, token)
+            self._chains.put(slot, token, ordinal)
             if slot > begin:
                 self._chains.index(slot - 1, begin, document.scope.seed)
         self._cursor = begin + len(tokens)

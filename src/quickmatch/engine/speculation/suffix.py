@@ -46,12 +46,20 @@ class SuffixDrafter:
     Methods that take a sequence_id raise KeyError if it was never started, or is finished.
     """
 
-    def __init__(self, *, max_tokens: int, max_depth: int, min_confidence: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        max_depth: int,
+        min_confidence: float,
+        index_type: Callable[..., SuffixIndex] | None = None,
+    ) -> None:
         """max_tokens: of past outputs, over all scopes; max_depth: of a tree.
 
         min_confidence: a node is drafted if the chance of its whole path is at least this.
+        index_type: left out, the native one, or the plain one where that is not built.
         """
-        self._index = _index_type()(
+        self._index = (index_type or best_index_type())(
             max_tokens=max_tokens, max_depth=max_depth, min_confidence=min_confidence
         )
 
@@ -108,13 +116,13 @@ class SuffixDrafter:
 
 
 @cache
-def _index_type() -> Callable[..., SuffixIndex]:
+def best_index_type() -> Callable[..., SuffixIndex]:
     """Return the native index, or the plain one where that is not built."""
     try:
         from quickmatch._native import SuffixIndex as NativeIndex
     except ImportError as error:
         logger.warning(
-            "the native extension is missing (%s): drafts from past outputs take about fifty "
+            "the native extension is missing (%s): drafts from past outputs take about ten "
             "times as long; install a C++ compiler, then quickmatch again",
             error,
         )

@@ -49,7 +49,7 @@ class _LiveText:
 
 def _push(chains: NgramChains, token: int) -> None:
     slot = len(chains.tokens)
-    chains.put(slot, token)
+    chains.put(slot, token, 0)
     if slot > 0:
         chains.index(slot - 1, 0, 0)
 

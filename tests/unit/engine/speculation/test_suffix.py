@@ -20,12 +20,13 @@ Make = Callable[..., SuffixDrafter]
 
 
 @pytest.fixture(params=["native", "plain"])
-def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(request: pytest.FixtureRequest) -> Make:
     index_type: Callable[..., suffix.SuffixIndex] = suffix_index.SuffixIndex
     if request.param == "native":
         index_type = pytest.importorskip("quickmatch._native").SuffixIndex
-    monkeypatch.setattr(suffix, "_index_type", lambda: index_type)
-    return partial(SuffixDrafter, max_tokens=1000, max_depth=8, min_confidence=0.1)
+    return partial(
+        SuffixDrafter, max_tokens=1000, max_depth=8, min_confidence=0.1, index_type=index_type
+    )
 
 
 def drafted(drafter: SuffixDrafter, context: list[int], scope: str = "a") -> list[int]:
@@ -58,6 +59,32 @@ def test_nodes_are_those_and_as_likely_as_the_reference_says(make: Make, seed: i
                 assert tree.confidences[child] == pytest.approx(chance)
                 assert tree.features[child] == longest
     assert set(tree.sources) <= {Source.SUFFIX_LOCAL}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_documents_that_come_and_go_exactly_those_left_speak(seed: int) -> None:
+    """With the plain index, whose documents can be read; the native one is held equal to it."""
+    rng = random.Random(seed)
+    index = suffix_index.SuffixIndex(max_tokens=60, max_depth=1, min_confidence=1e-6)
+    for step in range(300):
+        scope = rng.choice("ab")
+        index.remember(scope, [rng.randrange(5) for _ in range(rng.randrange(2, 20))])
+        prompt = [rng.randrange(5) for _ in range(rng.randrange(1, 6))]
+        index.start(step, scope, prompt)
+        token_ids, _, confidences, _, features = index.draft(step, 100)
+        past = index._past
+        left = [
+            (past.tokens[document.owner.begin : document.owner.end], document.owner.times)
+            for document in past._documents
+            if document.scope is index._live[step].scope
+        ]
+        right = chances([(prompt, 1)], prompt, [])
+        for token, said in chances(left, prompt, []).items():
+            right[token] = max(right.get(token, said), said)
+        index.finish(step, False)
+        assert dict(zip(token_ids, zip(confidences, features, strict=True), strict=True)) == {
+            token: (pytest.approx(chance), longest) for token, (chance, longest) in right.items()
+        }
 
 
 def test_past_outputs_count_as_often_as_they_were_seen(make: Make) -> None:
@@ -213,9 +240,9 @@ def test_says_once_that_the_extension_is_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "quickmatch._native", None)
-    suffix._index_type.cache_clear()
+    suffix.best_index_type.cache_clear()
     for _ in range(2):
         drafter = SuffixDrafter(max_tokens=10, max_depth=4, min_confidence=0.1)
-    suffix._index_type.cache_clear()
+    suffix.best_index_type.cache_clear()
     assert isinstance(drafter._index, suffix_index.SuffixIndex)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
