@@ -35,6 +35,7 @@ class SpeculationSettings(BaseModel):
     max_depth: int | None = Field(None, ge=1)  # of these, in a line
     suffix_max_tokens: int | None = Field(None, ge=1)  # past outputs remembered
     suffix_min_confidence: float | None = Field(None, gt=0, le=1)
+    min_path_probability: float | None = Field(None, gt=0, le=1)
     is_adaptive: bool | None = None  # False: always draft as deep as allowed
     calibration_s: float | None = Field(None, ge=0)
     # the adaptation loop's: read each time that it looks

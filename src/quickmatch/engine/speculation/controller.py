@@ -34,7 +34,6 @@ from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.verdicts import Verdicts
 
-_FLOOR = 0.02  # path probability of a node below which it is not looked at
 _TRIAL_SEQS = 8  # that a model on trial drafts for
 
 
@@ -152,6 +151,7 @@ class Controller:
             num_nodes,
             [self._states[i] for i in sequence_ids],
             max_nodes=config.max_draft_tokens,
+            price=self._price(drafts, num_nodes),
             least_gain=self._trials.least_gain,
         )
 
@@ -219,9 +219,11 @@ class Controller:
             costs.observe(num_seqs, num_rows, step_s)
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
-            figures.plain_s += num_emitted * costs.plain_s(num_seqs) / num_seqs
-            seconds = costs.step_s(num_seqs, num_rows) + step.planned_s
             is_plain = num_rows == num_seqs
+            # A plain step took what it took: the machine's noise must not look like a slow-down.
+            plain_s = step_s if is_plain else num_emitted * costs.plain_s(num_seqs) / num_seqs
+            figures.plain_s += plain_s
+            seconds = costs.step_s(num_seqs, num_rows) + step.planned_s
             self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
@@ -275,7 +277,8 @@ class Controller:
             one = merge_drafts(some, paths, self._verdicts.calibration)
             state.drafted = one if some else None
             merged.append(one)
-        return StepDrafts(merged, _FLOOR if self._config.is_adaptive else 0.0)
+        floor = self._config.min_path_probability if self._config.is_adaptive else 0.0
+        return StepDrafts(merged, floor)
 
     def _paths(self, state: RequestState, tree: DraftTree) -> list[float]:
         step = self._open()
@@ -298,6 +301,15 @@ class Controller:
         plain = num_seqs / (costs.plain_s(num_seqs) + extra_s)
         margin = 1.0 if self._is_drafting else MARGIN
         return best.num_nodes if best.tokens_per_s > margin * plain else 0
+
+    def _price(self, drafts: StepDrafts, num_nodes: int) -> float:
+        """Return the tokens that could be had in the time that a node's verification takes."""
+        if num_nodes == 0:
+            return 0.0
+        costs, num_seqs = self._costs, self._num_seqs
+        seconds = costs.step_s(num_seqs, num_seqs + num_nodes)
+        tokens_per_s = (num_seqs + drafts.pool.gain(num_nodes)) / seconds
+        return max(0.0, seconds - costs.plain_s(num_seqs)) / num_nodes * tokens_per_s
 
     def _plan_model(
         self,
