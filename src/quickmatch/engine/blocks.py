@@ -115,6 +115,14 @@ class BlockAllocator:
             self._by_digest[digest] = block
             self._digests[block] = digest
 
+    def forget_contents(self) -> None:
+        """Let no published block be found again; those that are referenced stay so."""
+        for block in self._by_digest.values():
+            self._digests[block] = None
+        self._by_digest.clear()
+        self._free.extend(self._idle)
+        self._idle.clear()
+
     def _unpublish(self, block: int) -> None:
         digest = self._digests[block]
         if digest is not None:

@@ -200,6 +200,8 @@ class Engine:
         started = self._clock()
         self.runner.put_draft(adapter, draft, head)
         self.speculator.head_changed()
+        # Blocks that are shared from here on shall hold what this head has made of them, too.
+        self.scheduler.blocks.forget_contents()
         self._num_swaps += 1
         self._last_swap_s = self._clock() - started
         return {"swap_s": self._last_swap_s}

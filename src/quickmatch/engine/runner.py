@@ -109,6 +109,7 @@ class ModelRunner:
         return ModelDrafter(
             resolve_model(speculation.draft_model),
             target=self.model_config,
+            target_folder=self.folder,
             num_blocks=self.num_blocks,
             block_size=self.block_size,
             max_model_len=self.max_model_len,

@@ -112,3 +112,19 @@ def test_check_integrity_notices(tables: list[list[int]]) -> None:
 @pytest.mark.parametrize(("num_tokens", "num_blocks"), [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2)])
 def test_blocks_for(num_tokens: int, num_blocks: int) -> None:
     assert BlockAllocator(8, 4).blocks_for(num_tokens) == num_blocks
+
+
+def test_forgotten_contents_are_not_found_and_nothing_is_lost() -> None:
+    blocks = BlockAllocator(4, 2)
+    held, idle = blocks.allocate(), blocks.allocate()
+    blocks.publish(held, b"held")
+    blocks.publish(idle, b"idle")
+    blocks.release([idle])
+    blocks.forget_contents()
+    blocks.check_integrity([[held]])
+    assert blocks.find(b"held") is None
+    assert blocks.find(b"idle") is None
+    assert blocks.num_free == 3
+    blocks.release([held])
+    blocks.check_integrity([])
+    assert blocks.num_free == 4
