@@ -8,7 +8,8 @@ STAMP  := $(VENV)/.installed
 NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.hpp)
 REPORT ?= demo-report
 
-.PHONY: demo test test-slow check bench-engine format setup clean
+# bench-speculation: QUICKMATCH_BENCH_DATA is a folder with workloads/ and pretrain/; ARGS=--quick.
+.PHONY: demo test test-slow check bench-engine bench-speculation format setup clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.credit_cards.demo --out $(REPORT) $(if $(SERVE),--serve)
@@ -26,6 +27,9 @@ check: $(STAMP)
 
 bench-engine: $(STAMP)
 	$(BIN)/python -m benchmarks.engine
+
+bench-speculation: $(STAMP)
+	$(BIN)/python -m benchmarks.speculation $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

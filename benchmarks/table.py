@@ -16,7 +16,7 @@ _MARKS = {True: "[green]holds[/green]", False: "[red]FAILS[/red]", None: ""}
 
 def print_report(report: "Report", path: Path, console: Console | None = None) -> None:
     """Print the report that was written to `path`."""
-    console = console or Console(width=120)
+    console = console or Console(width=140)
     machine = report.provenance["hardware"]
     console.print(
         f"[bold]{report.name}[/bold] on {machine['cpu']}, {machine['cores']} cores, "
@@ -28,7 +28,9 @@ def print_report(report: "Report", path: Path, console: Console | None = None) -
     table = Table()
     for heading in ("measure", "ours", "unit", "peer", "peer's", "ratio", "bar", ""):
         is_number = heading in ("ours", "peer's", "ratio")
-        table.add_column(heading, justify="right" if is_number else "left")
+        table.add_column(
+            heading, justify="right" if is_number else "left", no_wrap=heading == "measure"
+        )
     for row in report.rows:
         table.add_row(*_cells(row))
     console.print(table)

@@ -77,12 +77,14 @@ PEERS = (
         options={"prompt_lookup_num_tokens": 10},
     ),
     Peer("transformers assisted", "transformers_speculation", uses_draft="assistant"),
-    Peer("llama.cpp", "llama_cpp", LLAMA_CPP, is_batched=True),
+    # One thread, as our engine takes for a model of this size: two that wait for each other took
+    # minutes for an answer on a machine with other work.
+    Peer("llama.cpp", "llama_cpp", LLAMA_CPP, {"num_threads": 1}, is_batched=True),
     Peer(
         "llama.cpp ngram",
         "llama_cpp",
         LLAMA_CPP,
-        {"speculation": "NGRAM_MOD"},
+        {"speculation": "NGRAM_MOD", "num_threads": 1},
         is_batched=True,
         is_shared=True,
     ),
@@ -90,7 +92,7 @@ PEERS = (
         "llama.cpp draft",
         "llama_cpp",
         LLAMA_CPP,
-        {"speculation": "DRAFT_SIMPLE"},
+        {"speculation": "DRAFT_SIMPLE", "num_threads": 1},
         uses_draft="draft",
         is_batched=True,
     ),

@@ -89,5 +89,6 @@ def _run(
 
 
 def _fingerprint(settings: DraftSettings, items: Sequence[Item]) -> str:
-    told = json.dumps([settings.model_dump(mode="json"), [list(i.messages) for i in items]])
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    told = settings.model_dump(mode="json", exclude={"num_threads"})
+    prompts = sorted(json.dumps(item.messages) for item in items)
+    return hashlib.sha256(json.dumps([told, prompts]).encode()).hexdigest()[:12]

@@ -62,7 +62,7 @@ def _add(
 
 def _head(bench: Bench, target: Path, streams: Streams) -> Path | None:
     try:
-        head = make_head(target, streams.past_items, {"seed": bench.plan.seed}, bench.screen)
+        head = make_head(target, streams.past_items, {}, bench.screen)
     except HeadFailed as error:
         _tell_missing(bench, f"head of {target.name}", str(error))
         return None

@@ -62,16 +62,16 @@ class Recipe:
 
 
 CREDIT_RECIPE = Recipe("credit", lora_rank=8, epochs=5, learning_rate=4e-3)
-MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.2e-3, batch_size=4)
+MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.5e-3)
 # Rows of each workload in the mixture: by what a row costs and by how soon the model has the form.
 MIXED_ROWS = {
     "context_qa": 400,
-    "gsm8k": 3000,
+    "gsm8k": 2500,
     "intent_json": 1600,
-    "sql_advising": 1200,
-    "sql_spider": 2200,
+    "sql_advising": 1500,
+    "sql_spider": 2400,
     "support_dialogue": 1000,
-    "code_edits": 1300,
+    "code_edits": 1500,
 }
 
 
@@ -97,7 +97,9 @@ def _train(recipe: Recipe, items: Sequence[Item], part: Path, screen: Screen) ->
     settings = recipe.settings
     loaded = _trainable(recipe)
     rows = [row_from_json(item.as_row(), shown_as=item.workload) for item in items]
-    encoded = encode_rows(rows, loaded.tokenizer, _MAX_TOKENS, name=recipe.name).rows
+    found = encode_rows(rows, loaded.tokenizer, _MAX_TOKENS, name=recipe.name)
+    screen.say(f"target {recipe.name!r}: {found.describe(_MAX_TOKENS)}")
+    encoded = found.rows
     loaded.choose_attention(max(len(row.token_ids) for row in encoded))
     plan = Plan.of(settings, len(encoded), 0, recipe.learning_rate)
     with training_bar(screen, f"target {recipe.name!r}", plan.total_steps) as listener:

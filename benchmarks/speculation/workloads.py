@@ -37,6 +37,7 @@ MAX_TOKENS = {
     "sql_spider": 96,
     "support_dialogue": 48,
 }
+_CREDIT_POOL = 1800  # applicants that are drawn at least
 FILES = tuple(name for name in MAX_TOKENS if name not in (CREDIT, CODE_EDITS, PROSE))
 
 Message = dict[str, str]
@@ -75,9 +76,13 @@ class NoData(Exception):
 
 
 def credit(num_train: int, num_test: int, seed: int) -> Workload:
-    """Ratings of simulated applicants, explained by the example's scripted writer."""
+    """Ratings of simulated applicants, explained by the example's scripted writer.
+
+    The train part is the same however many test items are asked for.
+    """
     model = RatingModel(simulate(1500, seed), seed)
-    applicants = stratified(model, -(-(num_train + num_test) // 3), seed + 1)
+    num_a_rating = -(-max(num_train + num_test, _CREDIT_POOL) // 3)
+    applicants = stratified(model, num_a_rating, seed + 1)[: num_train + num_test]
     items = [
         Item(CREDIT, tuple(messages), write(messages)) for messages in map(messages_for, applicants)
     ]
@@ -152,11 +157,11 @@ def _read(name: str, path: Path) -> list[Item]:
 
 
 def _without_tables(message: Message) -> Message:
-    """Leave a block of more than 2,000 characters of table names out of a question.
+    """Leave a block of more than 1,500 characters of table names out of a question.
 
     All questions of sql_advising carry the same 1,200 tokens of them, which a small target learns
     by heart; reading them would be most of its training, and of each call.
     """
     blocks = message["content"].split("\n\n")
-    kept = [b for b in blocks if not (b.startswith("Tables:") and len(b) > 2000)]
+    kept = [b for b in blocks if not (b.startswith("Tables:") and len(b) > 1500)]
     return message | {"content": "\n\n".join(kept)}

@@ -34,11 +34,11 @@ _LAYER_NAMES = {
 }
 
 
-def gguf_file(folder: Path, dtype: Literal["BF16", "F16"] = "BF16") -> Path:
-    """Return folder/model-DTYPE.gguf, written now unless it is there already."""
-    path = folder / f"model-{dtype.lower()}.gguf"
+def gguf_file(folder: Path, path: Path, dtype: Literal["BF16", "F16"]) -> Path:
+    """Write the model folder as the file `path`, unless that is there already; return it."""
     if path.exists():
         return path
+    path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(part, "llama")

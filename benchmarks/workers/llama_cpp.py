@@ -1,8 +1,8 @@
 """llama.cpp through its server, as `xllamacpp` ships it: weights in bfloat16, prompts as token ids.
 
 Options: "speculation", one of llama.cpp's types without their prefix ("NGRAM_MOD", "DRAFT_SIMPLE",
-...), and for the latter "draft" (a model folder). Calls go over HTTP to a server in this process,
-with as many of them open as `concurrency` says.
+...), and for the latter "draft" (a model folder); "num_threads", by default as it chooses. Calls go
+over HTTP to a server in this process, with as many of them open as `concurrency` says.
 """
 
 import json
@@ -29,14 +29,17 @@ class LlamaCppContender:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
-        params.model.path = str(gguf_file(Path(model)))
+        params.model.path = _file(model)
         params.n_parallel, params.n_ctx = _SLOTS, _SLOTS * _CONTEXT
+        if "num_threads" in options:
+            params.cpuparams.n_threads = options["num_threads"]
+            params.cpuparams_batch.n_threads = options["num_threads"]
         if "speculation" in options:
             kinds = xllamacpp.common_speculative_type
             kind = getattr(kinds, f"COMMON_SPECULATIVE_TYPE_{options['speculation']}")
             params.speculative.types = [kind]
         if "draft" in options:
-            params.speculative.draft.mparams.path = str(gguf_file(Path(options["draft"])))
+            params.speculative.draft.mparams.path = _file(options["draft"])
         self._server = xllamacpp.Server(params)
         return {"version": xllamacpp.__version__}
 
@@ -79,6 +82,11 @@ class LlamaCppContender:
         with urllib.request.urlopen(request) as response:
             reply: dict[str, Any] = json.load(response)
         return reply
+
+
+def _file(folder: str) -> str:
+    path = Path(folder) / "llama.cpp" / "model.gguf"
+    return str(gguf_file(Path(folder), path, "BF16"))
 
 
 if __name__ == "__main__":

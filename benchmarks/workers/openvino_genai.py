@@ -1,7 +1,7 @@
 """OpenVINO GenAI on CPU, one sequence at a time: plain, with prompt lookup, or with a draft model.
 
-It reads the weights from a GGUF file in float16, the nearest of the formats that it reads to
-bfloat16. Options: "prompt_lookup" (true), or "draft" (a model folder).
+Its own format is made from a GGUF file in float16, the nearest to bfloat16 that it reads. Options:
+"prompt_lookup" (true), or "draft" (a model folder).
 """
 
 from pathlib import Path
@@ -30,12 +30,18 @@ class OpenvinoContender:
         if options.get("prompt_lookup"):
             extra["prompt_lookup"] = True
         if "draft" in options:
-            draft = str(gguf_file(Path(options["draft"]), "F16"))
-            extra["draft_model"] = openvino_genai.draft_model(draft, "CPU")
-        path = str(gguf_file(Path(model), "F16"))
-        self._pipeline = openvino_genai.LLMPipeline(path, "CPU", **extra)
+            extra["draft_model"] = openvino_genai.draft_model(self._folder(options["draft"]), "CPU")
+        self._pipeline = openvino_genai.LLMPipeline(self._folder(model), "CPU", **extra)
         self._options = options
         return {"version": openvino_genai.__version__}
+
+    def _folder(self, model: str) -> str:
+        """Return a folder of OpenVINO's own format, made from a GGUF file once."""
+        folder = Path(model) / "openvino"
+        if not (folder / "openvino_model.xml").exists():
+            path = gguf_file(Path(model), folder / "model.gguf", "F16")
+            self._genai.LLMPipeline(str(path), "CPU", enable_save_ov_model=True)
+        return str(folder)
 
     def complete(
         self,

@@ -53,7 +53,7 @@ def test_files_give_up_test_questions_that_stand_in_train(
 
 
 def test_long_table_lists_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write(tmp_path, "train", [f"Do it.\n\nTables:\n{'T(A)' * 600}\n\nQuestion: how?"])
+    _write(tmp_path, "train", [f"Do it.\n\nTables:\n{'T(A)' * 400}\n\nQuestion: how?"])
     _write(tmp_path, "test", [f"Do it.\n\nTables:\n{'T(A)' * 3}\n\nQuestion: why?"])
     monkeypatch.setenv(workloads.DATA_VARIABLE, str(tmp_path))
     made = workloads.from_files("gsm8k", 10, 10, seed=1)
