@@ -1,13 +1,13 @@
 """How often a drafted token is right, given that the path to it was.
 
-Owns the counts of what was verified, by source, raw confidence, feature and depth, and the tables
+Owns the counts of what was judged, by source, raw confidence, feature and depth, and the tables
 read from them. It does not know sequences: what tells one apart is a ratio that the caller passes
-(`requests.py`).
+(request_state.py).
 
 Three levels, each shrunk to the one above: source × confidence, to the raw confidence times what
-the source has earned so far; × feature; × depth. At every level the acceptance does not fall with
-the confidence (isotonic). A source that nobody has verified is believed at its word, so a fresh
-system tries. Counts are halved when they reach a bound, so that old evidence fades.
+the source has earned so far; × feature; × depth. Acceptance does not fall with the confidence
+(isotonic). A source that nobody has judged is believed at its word, so a fresh system tries. A
+cell's counts are halved when they reach a bound, so that old evidence fades.
 
 The tables are made again for one slice (source, feature) at a time, once it has enough news.
 
@@ -28,8 +28,10 @@ _CONFIDENCES = (0.0, 0.05, 0.12, 0.22, 0.35, 0.5, 0.65, 0.78, 0.88, 0.94, 0.98, 
 _FEATURES = (2, 4, 8, 16, 32, 64)  # upper ends of the buckets
 _DEPTHS = (1, 3, 7, 1000)
 _MAX_DEPTH = 64  # of a draft; the controller cuts deeper ones
-_BOUNDS = (256.0, 192.0, 96.0)  # observations a cell of each level keeps, at most
-_PRIORS = (4.0, 6.0, 10.0)  # observations that the level above is worth
+_BOUND = 96.0  # judgements that a cell keeps, at most
+_PRIORS = (4.0, 6.0, 10.0)  # judgements that the level above is worth, by level
+_MAX_NEWS = 64  # judgements after which a slice's table is made again, at the latest
+_MIN_STEPS = 4  # between two tables of a source, once it is known
 _SOURCE_PRIOR = 8.0
 _SOFTENED = 0.03  # of the evidence stays when it has become doubtful
 
@@ -68,106 +70,100 @@ def _grid_weights() -> tuple[tuple[int, int, float], ...]:
 _WEIGHTS = _grid_weights()
 
 
-class _Level:
-    """Counts of one level, flat; `tested` and `accepted` by cell."""
-
-    __slots__ = ("_bound", "accepted", "tested")
-
-    def __init__(self, size: int, bound: float) -> None:
-        self.tested = [0.0] * size
-        self.accepted = [0.0] * size
-        self._bound = bound
-
-    def add(self, cell: int, accepted: bool) -> None:
-        tested = self.tested[cell] + 1.0
-        if accepted:
-            self.accepted[cell] += 1.0
-        if tested > self._bound:
-            tested *= 0.5
-            self.accepted[cell] *= 0.5
-        self.tested[cell] = tested
-
-    def scale(self, factor: float) -> None:
-        self.tested = [value * factor for value in self.tested]
-        self.accepted = [value * factor for value in self.accepted]
-
-    def means(self, start: int, priors: Sequence[float], strength: float) -> list[float]:
-        """The cells from `start` on, each shrunk to its prior."""
-        end = start + len(priors)
-        return [
-            (accepted + strength * prior) / (tested + strength)
-            for accepted, tested, prior in zip(
-                self.accepted[start:end], self.tested[start:end], priors, strict=True
-            )
-        ]
-
-    def weights(self, start: int, strength: float) -> list[float]:
-        return [tested + strength for tested in self.tested[start : start + _NUM_C]]
-
-
 class SourceCalibration:
     """Acceptance of one source's tokens."""
 
     def __init__(self) -> None:
-        self._by_confidence = _Level(_NUM_C, _BOUNDS[0])
-        self._by_feature = _Level(_NUM_F * _NUM_C, _BOUNDS[1])
-        self._by_depth = _Level(_NUM_F * _NUM_D * _NUM_C, _BOUNDS[2])
-        self._expected = self._earned = _SOURCE_PRIOR
+        self._tested = [0.0] * (_NUM_F * _NUM_D * _NUM_C)  # by feature, depth, confidence
+        self._accepted = [0.0] * (_NUM_F * _NUM_D * _NUM_C)
+        self._sums = [([0.0] * _NUM_C, [0.0] * _NUM_C)] * _NUM_F  # over depths: tested, accepted
         self._news = [0] * _NUM_F
         self._evidence = [0.0] * _NUM_F
+        self._num_steps = 0  # since a table was made
         self.rows: list[list[list[float]]] = []  # [feature bucket][depth][grid of confidence]
         for feature in range(_NUM_F):
             self.rows.append([])
             self._refresh(feature)
 
-    def add(self, feature: int, depth: int, confidence: float, accepted: bool) -> None:
-        """Count one verified token, one whose parent was accepted."""
-        c = _C_OF[int(confidence * _GRID)]
-        f = _F_OF[feature]
-        self._by_confidence.add(c, accepted)
-        self._by_feature.add(f * _NUM_C + c, accepted)
-        self._by_depth.add((f * _NUM_D + _D_OF[min(depth, _MAX_DEPTH)]) * _NUM_C + c, accepted)
-        self._expected += _CONFIDENCES[c]
-        self._earned += accepted
-        if self._expected > _BOUNDS[0]:
-            self._expected *= 0.5
-            self._earned *= 0.5
-        self._news[f] += 1
+    def probability(self, feature: int, depth: int, confidence: float) -> float:
+        """Return P(a token is right | the path to it was). feature, depth: at most 64."""
+        return self.rows[_F_OF[feature]][depth][int(confidence * _GRID)]
 
-    def refresh(self) -> bool:
-        """Make the tables again of the slice with the most news, if it is worth it."""
+    def judge(self, feature: int, depth: int, confidence: float, is_right: bool) -> float:
+        """Count one token whose parent was right; return the probability it had been given."""
+        grid, f = int(confidence * _GRID), _F_OF[feature]
+        cell = (f * _NUM_D + _D_OF[depth]) * _NUM_C + _C_OF[grid]
+        tested, accepted = self._tested, self._accepted
+        tested[cell] += 1.0
+        if is_right:
+            accepted[cell] += 1.0
+        if tested[cell] > _BOUND:
+            tested[cell] *= 0.5
+            accepted[cell] *= 0.5
+        self._news[f] += 1
+        return self.rows[f][depth][grid]
+
+    def refresh(self) -> None:
+        """Between two steps: make the table again of the slice with the most news, if due."""
+        self._num_steps += 1
         news = max(self._news)
         if news == 0:
-            return False
+            return
         f = self._news.index(news)
-        if news < min(self._evidence[f] / 8, 24):
-            return False
-        self._refresh(f)
-        return True
+        is_known = self._evidence[f] > _MAX_NEWS
+        if news < min(self._evidence[f] / 8, _MAX_NEWS):
+            return
+        if not is_known or self._num_steps >= _MIN_STEPS:
+            self._refresh(f)
+            self._num_steps = 0
 
     def soften(self) -> None:
-        """Keep the tables, doubt the evidence: what is verified next counts much more."""
-        for level in (self._by_confidence, self._by_feature, self._by_depth):
-            level.scale(_SOFTENED)
-        self._expected = _SOURCE_PRIOR + _SOFTENED * (self._expected - _SOURCE_PRIOR)
-        self._earned = _SOURCE_PRIOR + _SOFTENED * (self._earned - _SOURCE_PRIOR)
-        self._evidence = [0.0] * _NUM_F
+        """Keep the tables, doubt the evidence: what is judged next counts much more."""
+        self._tested = [value * _SOFTENED for value in self._tested]
+        self._accepted = [value * _SOFTENED for value in self._accepted]
+        for f in range(_NUM_F):
+            self._sum(f)
+            self._evidence[f] = 0.0
+
+    def _sum(self, f: int) -> None:
+        """Sum the counts of a slice over depths."""
+        start, end = f * _NUM_D * _NUM_C, (f + 1) * _NUM_D * _NUM_C
+        tested, accepted = self._tested[start:end], self._accepted[start:end]
+        self._sums[f] = (
+            [sum(tested[c::_NUM_C]) for c in range(_NUM_C)],
+            [sum(accepted[c::_NUM_C]) for c in range(_NUM_C)],
+        )
 
     def _refresh(self, f: int) -> None:
-        ratio = self._earned / self._expected
-        raw = [min(c * ratio, MAX_PROBABILITY) for c in _CONFIDENCES]
-        means = self._by_confidence.means(0, raw, _PRIORS[0])
-        means = isotonic(means, self._by_confidence.weights(0, _PRIORS[0]))
-        start = f * _NUM_C
-        means = self._by_feature.means(start, means, _PRIORS[1])
-        slices: list[list[float]] = []
+        self._sum(f)
+        all_tested = [sum(column) for column in zip(*(t for t, _ in self._sums), strict=True)]
+        all_accepted = [sum(column) for column in zip(*(a for _, a in self._sums), strict=True)]
+        expected = sum(map(mul, all_tested, _CONFIDENCES))
+        ratio = (sum(all_accepted) + _SOURCE_PRIOR) / (expected + _SOURCE_PRIOR)
+        means = [min(c * ratio, MAX_PROBABILITY) for c in _CONFIDENCES]
+        means = _shrunk(all_tested, all_accepted, means, _PRIORS[0])
+        means = isotonic(means, [tested + _PRIORS[0] for tested in all_tested])
+        means = _shrunk(*self._sums[f], means, _PRIORS[1])
+        tables: list[list[float]] = []
         for d in range(_NUM_D):
-            cell = (f * _NUM_D + d) * _NUM_C
-            values = self._by_depth.means(cell, means, _PRIORS[2])
-            slices.append(_expand(isotonic(values, self._by_depth.weights(cell, _PRIORS[2]))))
-        self.rows[f] = [slices[d] for d in _D_OF]
+            start = (f * _NUM_D + d) * _NUM_C
+            tested = self._tested[start : start + _NUM_C]
+            accepted = self._accepted[start : start + _NUM_C]
+            values = _shrunk(tested, accepted, means, _PRIORS[2])
+            tables.append(_expand(isotonic(values, [t + _PRIORS[2] for t in tested])))
+        self.rows[f] = [tables[d] for d in _D_OF]
         self._news[f] = 0
-        self._evidence[f] = sum(self._by_feature.tested[start : start + _NUM_C])
+        self._evidence[f] = sum(self._sums[f][0])
+
+
+def _shrunk(
+    tested: Sequence[float], accepted: Sequence[float], priors: Sequence[float], strength: float
+) -> list[float]:
+    """Return the shares accepted, each shrunk to its prior, which counts for `strength` tests."""
+    return [
+        (a + strength * prior) / (t + strength)
+        for t, a, prior in zip(tested, accepted, priors, strict=True)
+    ]
 
 
 def _expand(values: list[float]) -> list[float]:
@@ -181,34 +177,17 @@ class Calibration:
 
     def __init__(self) -> None:
         self._sources = [SourceCalibration() for _ in Source]
-        self._agreement = SourceCalibration()
+        self.agreement = SourceCalibration()  # of tokens that two drafters propose: merging.py
 
-    def probability(self, source: Source, feature: int, depth: int, confidence: float) -> float:
-        """Return P(the token is accepted | the path to it was)."""
-        rows = self._sources[source].rows[_F_OF[feature]]
-        return rows[min(depth, _MAX_DEPTH)][int(confidence * _GRID)]
+    def of(self, source: Source) -> SourceCalibration:
+        """Return one source's."""
+        return self._sources[source]
 
-    def add(
-        self, source: Source, feature: int, depth: int, confidence: float, accepted: bool
-    ) -> None:
-        """Count one verified token, one whose parent was accepted."""
-        self._sources[source].add(feature, depth, confidence, accepted)
-
-    def agreement(self, confidence: float) -> float:
-        """Return P(accepted) of a token on which two drafters agree; see merging.py."""
-        return self._agreement.rows[0][1][int(confidence * _GRID)]
-
-    def add_agreement(self, confidence: float, accepted: bool) -> None:
-        """Count one verified token on which two drafters agreed."""
-        self._agreement.add(0, 1, confidence, accepted)
-
-    def refresh(self, source: Source) -> bool:
-        """Take news of a source into its tables, if there is enough; return whether it did."""
-        return self._sources[source].refresh() or self._agreement.refresh()
-
-    def soften(self, source: Source) -> None:
-        """Doubt what is known of a source: it has drifted."""
-        self._sources[source].soften()
+    def refresh(self) -> None:
+        """Between two steps: take news into the tables, where there is enough."""
+        for source in self._sources:
+            source.refresh()
+        self.agreement.refresh()
 
     def renew(self, source: Source) -> None:
         """Forget what is known of a source: it is another one now."""
@@ -224,12 +203,10 @@ class Calibration:
         if not size:
             return []
         source, feature, parents = tree.sources[0], tree.features[0], tree.parents
-        if (
-            parents == _CHAIN[:size]
-            and tree.sources.count(source) == size
-            and tree.features.count(feature) == size
-        ):
-            ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
+        if tree.sources.count(source) != size or tree.features.count(feature) != size:
+            return self._mixed_probabilities(tree, ratios)
+        ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
+        if parents == _CHAIN[:size]:
             chances = [
                 row[int(c * _GRID)] * ratio
                 for row, c in zip(rows[1:], tree.confidences, strict=False)
@@ -237,20 +214,27 @@ class Calibration:
             if ratio > 1.0:
                 chances = [min(chance, MAX_PROBABILITY) for chance in chances]
             return list(accumulate(chances, mul))
-        return self._tree_probabilities(tree, ratios)
-
-    def _tree_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:
         out: list[float] = []
         depths: list[int] = []
-        tables = [source.rows for source in self._sources]
+        for parent, confidence in zip(parents, tree.confidences, strict=True):
+            depth = 1 if parent < 0 else depths[parent] + 1
+            depths.append(depth)
+            chance = rows[depth][int(confidence * _GRID)] * ratio
+            if chance > MAX_PROBABILITY:
+                chance = MAX_PROBABILITY
+            out.append(chance if parent < 0 else chance * out[parent])
+        return out
+
+    def _mixed_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:
+        out: list[float] = []
+        depths: list[int] = []
         for parent, confidence, source, feature in zip(
             tree.parents, tree.confidences, tree.sources, tree.features, strict=True
         ):
             depth = 1 if parent < 0 else depths[parent] + 1
             depths.append(depth)
-            chance = tables[source][_F_OF[feature]][depth][int(confidence * _GRID)]
+            chance = self._sources[source].probability(feature, depth, confidence)
             chance *= ratios[source]
-            if chance > MAX_PROBABILITY:
-                chance = MAX_PROBABILITY
+            chance = min(chance, MAX_PROBABILITY)
             out.append(chance if parent < 0 else chance * out[parent])
         return out

@@ -22,11 +22,12 @@ Source: Θ and its guards, SPECULATION.md §7.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
+from quickmatch.engine.speculation.merging import NO_DRAFT, Merged
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.step_drafts import StepDrafts, merge_drafts
@@ -53,7 +54,6 @@ class _Step:
     planned_s: float = 0.0  # of drafting by the plan, as foreseen
     model_s: float = 0.0  # and as measured
     drafts: StepDrafts | None = None
-    paths: dict[int, list[float]] = field(default_factory=dict)  # by id of a tree
 
 
 class Controller:
@@ -62,6 +62,7 @@ class Controller:
     def __init__(self, costs: CostTable, config: SpeculationConfig) -> None:
         self._costs = costs
         self._config = config
+        self._floor = config.min_path_probability if config.is_adaptive else 0.0
         self._verdicts = Verdicts()
         self._model = ModelUse(config.max_depth, config.max_draft_tokens)
         self._trials = Trials(costs)
@@ -229,7 +230,7 @@ class Controller:
             figures.num_emitted += num_plain + step.num_verified_tokens
         if step.num_tried and 2 * step.num_right >= step.num_tried:
             self._trials.won()
-        self._verdicts.refresh()
+        self._verdicts.calibration.refresh()
         self._now += 1
         self._step = None
 
@@ -268,28 +269,29 @@ class Controller:
     def _gather(
         self, sequence_ids: Sequence[int], trees: Sequence[Sequence[DraftTree]]
     ) -> StepDrafts:
-        merged = []
+        """Merge each sequence's drafts, with calibrated path probabilities."""
+        calibration = self._verdicts.calibration
+        merged: list[Merged] = []
         for sequence_id, drafts in zip(sequence_ids, trees, strict=True):
             state = self._state(sequence_id)
             state.review(self._now)
             some = [tree for tree in drafts if tree.token_ids]
-            paths = [self._paths(state, tree) for tree in some]
-            one = merge_drafts(some, paths, self._verdicts.calibration)
-            state.drafted = one if some else None
-            merged.append(one)
-        floor = self._config.min_path_probability if self._config.is_adaptive else 0.0
-        return StepDrafts(merged, floor)
+            if not some:
+                merged.append(NO_DRAFT)
+                continue
+            paths = [calibration.path_probabilities(tree, state.ratios) for tree in some]
+            for tree, path in zip(some, paths, strict=True):
+                if tree.sources[0] in MODEL_SOURCES:
+                    self._note_promise(state, tree, path)
+            state.drafted = merge_drafts(some, paths, calibration)
+            merged.append(state.drafted)
+        return StepDrafts(merged, self._floor)
 
-    def _paths(self, state: RequestState, tree: DraftTree) -> list[float]:
-        step = self._open()
-        known = step.paths.get(id(tree))
-        if known is None:
-            known = self._verdicts.calibration.path_probabilities(tree, state.ratios)
-            step.paths[id(tree)] = known
-            if tree.sources[0] in MODEL_SOURCES:
-                width = step.plan.width if step.plan is not None else 1
-                state.promised(*self._model.promised(width, tree, known))
-        return known
+    def _note_promise(self, state: RequestState, tree: DraftTree, paths: list[float]) -> None:
+        """Learn what a model's tree promises: what is too unlikely to be verified is no gain."""
+        plan, floor = self._open().plan, self._floor
+        likely = [p if p > floor else 0.0 for p in paths]
+        state.promised(*self._model.promised(1 if plan is None else plan.width, tree, likely))
 
     def _num_worth(self, drafts: StepDrafts, num_other_rows: int, max_rows: int) -> int:
         """Return how many nodes give the most tokens a second; 0: none do, beside plain."""

@@ -44,6 +44,9 @@ class Merged:
         return False
 
 
+NO_DRAFT = Merged(DraftTree(), [], [])
+
+
 def merge(
     trees: Sequence[DraftTree],
     probabilities: Sequence[list[float]],

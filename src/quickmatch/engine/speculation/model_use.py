@@ -25,6 +25,7 @@ _IDLE_STEPS = 32
 _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
+_SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
 _MISSES_LEFT = {1: 1.0, 2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
 _FIRST = 0.7  # acceptance of the first token, before any is seen
 _PRIOR = 1.0  # trees
@@ -102,6 +103,7 @@ class ModelUse:
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w]) for w in _WIDTHS}
         self._width = 1
+        self._place = 0  # in _depths: the depth of the last way
         self._pass: dict[int, Estimate] = {}
         self._changed = -DWELL_STEPS
         self._worth = 0
@@ -166,7 +168,7 @@ class ModelUse:
         able: the indices of sequences it can draft for, and what it promises each, beside the
         usual.
         """
-        rate, chosen, depth, width = self._best(costs, outlook, able)
+        rate, chosen, depth, width = self._best(costs, outlook, able, now)
         advantage = rate / outlook.tokens_per_s
         if self.is_on:
             if advantage > 1.0:
@@ -183,19 +185,21 @@ class ModelUse:
         return chosen, depth, width
 
     def _best(
-        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]]
+        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]], now: int
     ) -> tuple[float, list[int], int, int]:
-        """All depths at the width in use, then the other widths, then fewer sequences."""
-        best = max(
-            self._rate(costs, outlook, able, depth, self._width, 1.0) for depth in self._depths
-        )
-        for width in _WIDTHS:
-            if width != self._width:
-                best = max(best, self._rate(costs, outlook, able, best[1], width, 1.0))
+        """Return the best of the last way's neighbours and, in turn, of all others.
+
+        A few ways a step suffice: what is best changes slowly, and each has its turn.
+        """
+        depths, place, width = self._depths, self._place, self._width
+        places = {place, max(place - 1, 0), min(place + 1, len(depths) - 1), now % len(depths)}
+        ways = [(depths[i], width, 1.0) for i in places]
+        ways.append((depths[place], _WIDTHS[now % len(_WIDTHS)], 1.0))
         if len(able) > 1:
-            for share in (0.5, 0.25, 0.0):
-                best = max(best, self._rate(costs, outlook, able, best[1], best[2], share))
+            ways.append((depths[place], width, _SHARES[now % len(_SHARES)]))
+        best = max(self._rate(costs, outlook, able, *way) for way in ways)
         rate, depth, width, share = best
+        self._place = depths.index(depth)
         gains = self._gains(outlook, able, depth, width)
         return rate, [i for _, i in gains[: _share_of(len(gains), share)]], depth, width
 

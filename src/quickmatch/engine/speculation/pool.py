@@ -14,7 +14,7 @@ Source: Θ of SPECULATION.md §7.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.tree import DraftTree
@@ -93,7 +93,7 @@ class Pool:
 def in_line(tree: DraftTree, nodes: list[int]) -> list[int]:
     """Return the nodes, given likeliest first, depth first along the likeliest child."""
     parents = tree.parents
-    if parents[nodes[0]] == -1 and all(parents[b] == a for a, b in pairwise(nodes)):
+    if [parents[node] for node in nodes] == [-1, *nodes[:-1]]:
         return nodes
     children: dict[int, list[int]] = {}
     for node in nodes:
@@ -110,8 +110,15 @@ def in_line(tree: DraftTree, nodes: list[int]) -> list[int]:
 
 def cut(tree: DraftTree, nodes: list[int]) -> DraftTree:
     """Return the tree of these nodes in this order; the same as `keep`, quicker."""
-    if len(nodes) == len(tree) and nodes[-1] == len(nodes) - 1 and tree.is_chain:
-        return tree
+    size = len(nodes)
+    if nodes[-1] == size - 1 and nodes == list(range(size)):
+        return DraftTree(
+            tree.token_ids[:size],
+            tree.parents[:size],
+            tree.confidences[:size],
+            tree.sources[:size],
+            tree.features[:size],
+        )
     place = {node: index for index, node in enumerate(nodes)}
     place[-1] = -1
     parents, tokens = tree.parents, tree.token_ids

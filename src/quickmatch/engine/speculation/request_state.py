@@ -9,7 +9,7 @@ next: rarely when they have not helped for a while.
 from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.tree import Source
 
-_PRIOR = 2.0  # accepted and foretold tokens before any: what the usual is worth
+_PRIOR = 3.0  # accepted and foretold tokens before any: what the usual is worth
 _KEPT = 0.9  # of what was seen, from one verification to the next
 _FADING = 0.985  # of what was seen, from one step to the next without
 _REVIEW_STEPS = 16

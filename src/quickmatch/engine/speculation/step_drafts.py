@@ -5,16 +5,15 @@ are worth it: it hands out the pool, and cuts the trees to what was chosen of it
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
-from quickmatch.engine.speculation.merging import Merged, merge
+from quickmatch.engine.speculation.merging import NO_DRAFT, Merged, merge
 from quickmatch.engine.speculation.model_use import Outlook
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
-
-_NO_DRAFT = Merged(DraftTree(), [], [])
 
 
 def merge_drafts(
@@ -22,10 +21,10 @@ def merge_drafts(
 ) -> Merged:
     """Return one sequence's non-empty drafts as one tree; paths: their path probabilities."""
     if not drafts:
-        return _NO_DRAFT
+        return NO_DRAFT
     if len(drafts) == 1:
         return Merged(drafts[0], paths[0], [])
-    return merge(drafts, paths, calibration.agreement)
+    return merge(drafts, paths, partial(calibration.agreement.probability, 0, 1))
 
 
 class StepDrafts:
@@ -58,30 +57,35 @@ class StepDrafts:
         states: Sequence[RequestState],
         *,
         max_nodes: int,
+        price: float,
         least_gain: float,
     ) -> list[DraftTree | None]:
         """Return the trees of the pool's first num_nodes, at most max_nodes a sequence.
 
-        least_gain: accepted tokens to be expected before a cheap draft was worth asking for.
+        price: of a node's verification, in tokens. least_gain: accepted tokens, beyond the price,
+        to be expected before a cheap draft was worth asking for.
         """
         out: list[DraftTree | None] = []
         for one, nodes, state in zip(self.merged, self.pool.split(num_nodes), states, strict=True):
             if not nodes:
                 out.append(None)
                 continue
-            if _cheap_gain(one, nodes) > least_gain:
+            if _cheap_gain(one, nodes, price) > least_gain:
                 state.helped()
             out.append(cut(one.tree, in_line(one.tree, nodes[:max_nodes])))
         return out
 
 
-def _cheap_gain(one: Merged, nodes: list[int]) -> float:
-    """Accepted tokens to be expected of nodes that no model has proposed."""
-    if not one.twins and one.tree.sources[0] not in MODEL_SOURCES:
-        return one.probabilities[nodes[0]]  # the likeliest: enough to be worth asking for
+def _cheap_gain(one: Merged, nodes: list[int], price: float) -> float:
+    """Accepted tokens to be expected, beyond the price, of nodes that no model has proposed."""
+    paths, sources = one.probabilities, one.tree.sources
+    if not any(source in sources for source in MODEL_SOURCES):
+        return sum([paths[node] for node in nodes]) - price * len(nodes)
     twins = {twin.node for twin in one.twins}
     return sum(
-        one.probabilities[node]
-        for node in nodes
-        if one.tree.sources[node] not in MODEL_SOURCES and node not in twins
+        [
+            paths[node] - price
+            for node in nodes
+            if paths[node] > price and sources[node] not in MODEL_SOURCES and node not in twins
+        ]
     )

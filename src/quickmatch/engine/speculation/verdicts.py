@@ -8,13 +8,11 @@ the lucky. Owns only the way from one verdict to those who learn from it.
 
 from collections.abc import Sequence
 
-from quickmatch.engine.speculation.calibration import Calibration
-from quickmatch.engine.speculation.drift import DriftWatch
+from quickmatch.engine.speculation.calibration import Calibration, SourceCalibration
+from quickmatch.engine.speculation.drift import DriftTest, DriftWatch
 from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.tree import Source
-
-_Tested = tuple[Source, int, int, float, bool]  # feature, depth, raw confidence, was it right
 
 
 class Verdicts:
@@ -23,7 +21,6 @@ class Verdicts:
     def __init__(self) -> None:
         self.calibration = Calibration()
         self.drift = DriftWatch()
-        self._with_news: set[Source] = set()
 
     def add(
         self, state: RequestState, drafted: Merged, token_ids: Sequence[int], scope: str
@@ -34,53 +31,52 @@ class Verdicts:
         chose, in order.
         """
         tree, last = drafted.tree, len(token_ids)
+        tokens, sources = tree.token_ids, tree.sources
+        features, confidences = tree.features, tree.confidences
         depths = {-1: 0}  # of the nodes that are the target's choice
-        tested: list[_Tested] = []
+        judges: dict[Source, _Judge] = {}
         for node, parent in enumerate(tree.parents):
-            above = depths.get(parent)
-            if above is None or above == last:
-                continue
-            is_right = tree.token_ids[node] == token_ids[above]
-            if is_right:
-                depths[node] = above + 1
-            tested.append(
-                (
-                    tree.sources[node],
-                    tree.features[node],
-                    above + 1,
-                    tree.confidences[node],
-                    is_right,
-                )
-            )
+            above = depths.get(parent, last)
+            if above < last:
+                is_right = tokens[node] == token_ids[above]
+                if is_right:
+                    depths[node] = above + 1
+                judge = judges.get(sources[node]) or self._judge(judges, sources[node], scope)
+                judge.add(features[node], above + 1, confidences[node], is_right)
         for twin in drafted.twins:
-            above = depths.get(tree.parents[twin.node])
-            if above is not None and above < last:
+            above = depths.get(tree.parents[twin.node], last)
+            if above < last:
                 is_right = twin.node in depths
-                tested.append((twin.source, twin.feature, above + 1, twin.confidence, is_right))
-                self.calibration.add_agreement(twin.together, is_right)
-        return self._learn(state, tested, scope)
-
-    def _learn(self, state: RequestState, tested: list[_Tested], scope: str) -> set[Source]:
-        foretold: dict[Source, float] = {}
-        found: dict[Source, float] = {}
-        drifted: set[Source] = set()
-        for source, feature, depth, confidence, is_right in tested:
-            chance = self.calibration.probability(source, feature, depth, confidence)
-            self.calibration.add(source, feature, depth, confidence, is_right)
-            foretold[source] = foretold.get(source, 0.0) + chance
-            found[source] = found.get(source, 0.0) + is_right
-            if self.drift.add(scope, source, chance, is_right):
-                drifted.add(source)
-        for source, chance in foretold.items():
-            state.add(source, chance, found[source])
+                judge = judges.get(twin.source) or self._judge(judges, twin.source, scope)
+                judge.add(twin.feature, above + 1, twin.confidence, is_right)
+                self.calibration.agreement.judge(0, 1, twin.together, is_right)
+        for source, judge in judges.items():
+            state.add(source, judge.foretold, judge.found)
+        drifted = {source for source, judge in judges.items() if judge.has_drifted}
         for source in drifted:
-            self.calibration.soften(source)
-        self._with_news.update(foretold)
+            self.calibration.of(source).soften()
         return drifted
 
-    def refresh(self) -> None:
-        """Between two steps: take the news of at most one source into its tables."""
-        for source in self._with_news:
-            if self.calibration.refresh(source):
-                return
-        self._with_news.clear()
+    def _judge(self, judges: dict[Source, "_Judge"], source: Source, scope: str) -> "_Judge":
+        judge = _Judge(self.calibration.of(source), self.drift.test(scope, source))
+        judges[source] = judge
+        return judge
+
+
+class _Judge:
+    """One source's tokens in one verdict."""
+
+    __slots__ = ("_calibration", "_test", "foretold", "found", "has_drifted")
+
+    def __init__(self, calibration: SourceCalibration, test: DriftTest) -> None:
+        self._calibration, self._test = calibration, test
+        self.foretold = 0.0
+        self.found = 0
+        self.has_drifted = False
+
+    def add(self, feature: int, depth: int, confidence: float, is_right: bool) -> None:
+        chance = self._calibration.judge(feature, depth, confidence, is_right)
+        self.foretold += chance
+        self.found += is_right
+        if self._test.add(chance, is_right):
+            self.has_drifted = True

@@ -76,7 +76,8 @@ class Simulation:
         self.dice = random.Random(seed)
         self._noise, self._outliers = noise, outliers
         self.costs = CostTable()
-        self.config = config or SpeculationConfig()
+        # The most tokens a second, whatever is thrown away: that is what the oracle does.
+        self.config = config or SpeculationConfig(min_path_probability=0.02)
         if measured:
             for num_seqs, num_rows in points_to_measure(32, self.config.max_draft_tokens)[:40]:
                 for _ in range(2):
