@@ -20,7 +20,7 @@ class SpeculationConfig:
     max_draft_tokens: int = 24  # nodes of one sequence's tree in one step
     max_depth: int = 16  # of that, in a line
     suffix_max_tokens: int = 1_000_000  # past outputs remembered, over all tenants
-    suffix_min_confidence: float = 0.1
+    suffix_min_confidence: float = 0.05
     # A token is verified only if it is expected to be accepted this likely. Less drafts more: up
     # to a fifth faster where rows are nearly free (one caller), with much more work thrown away.
     min_path_probability: float = 0.5
