@@ -37,13 +37,14 @@ from quickmatch.tuning.sft import Stopped
 
 logger = logging.getLogger(__name__)
 _WARMUP_SHARE = 0.05
-_MIN_AUTO_STEPS = 250
+_AUTO_STEPS = 125  # where the data is little; of more, each sequence is met once
 _MAX_AUTO_EPOCHS = 20
 
 
 def run_draft(store: Store, home: Home, job: Job, report: JobReport) -> Json:
     """Train, measure, publish; return the metrics. Raises Stopped when asked to stop."""
     settings = DraftSettings.parse(job.settings)
+    report.progress = job.progress.model_copy()  # a resumed run may have no step left to tell
     report.on_phase("loading")
     num_threads = set_threads(settings.num_threads)
     target = load_target(store, job, settings, num_threads)
@@ -106,8 +107,10 @@ def _head(store: Store, settings: DraftSettings, target: Target, collected: Coll
 
 def _plan(settings: DraftSettings, num_sequences: int) -> Plan:
     per_epoch = math.ceil(num_sequences / settings.batch_size)
-    epochs = settings.epochs or min(_MAX_AUTO_EPOCHS, math.ceil(_MIN_AUTO_STEPS / per_epoch))
-    total = min(per_epoch * epochs, settings.max_steps or per_epoch * epochs)
+    total = per_epoch * (settings.epochs or 1)
+    if settings.epochs is None:
+        total = min(max(total, _AUTO_STEPS), per_epoch * _MAX_AUTO_EPOCHS)
+    total = min(total, settings.max_steps or total)
     return Plan(
         num_rows=num_sequences,
         steps_per_epoch=per_epoch,

@@ -7,6 +7,7 @@ what kills the process outright is seen from outside (`jobs.refresh`).
 """
 
 import errno
+import faulthandler
 import logging
 import os
 import resource
@@ -40,6 +41,7 @@ class Outcome:
 
 def main(job_id: str) -> int:
     """Run the job; return the process's exit code."""
+    faulthandler.enable()  # a crash in native code leaves its stack in the log
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
