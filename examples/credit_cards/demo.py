@@ -18,12 +18,15 @@ import openai
 
 from examples.credit_cards.calls import Client, told
 from examples.credit_cards.evaluate import evaluate
-from examples.credit_cards.findings import Findings, provenance
+from examples.credit_cards.findings import Findings
 from examples.credit_cards.plan import ADAPTER, BASE, Plan, parse_arguments
 from examples.credit_cards.product import Product, StageError
 from examples.credit_cards.prompts import Message, messages_for
+from examples.credit_cards.provenance import provenance
+from examples.credit_cards.rating import RatedApplicant
 from examples.credit_cards.report import show, write_report
 from examples.credit_cards.screen import Screen
+from examples.credit_cards.speculate import speculate
 from examples.credit_cards.speed import measure_speed, read_memory
 from examples.credit_cards.switch import Switch, follow_and_switch
 from examples.credit_cards.teach import (
@@ -71,7 +74,8 @@ class Run:
             applicants = rate_applicants(plan, screen)
         product = Product(plan.home, screen)
         try:
-            with product.serving(BASE, keep=lambda: plan.serve and self._is_done) as url:
+            # Off until the stage on speculation: those before it measure plain decoding.
+            with product.serving(BASE, self._stays_up, "--speculation", "off") as url:
                 found = await self._loop(product, url, applicants, setup)
                 page = write_report(found, plan.out)
                 show(found, screen)
@@ -81,6 +85,9 @@ class Run:
                     self._say_how_to_call(product, url)
         finally:
             product.close()
+
+    def _stays_up(self) -> bool:
+        return self._plan.serve and self._is_done
 
     async def _loop(
         self, product: Product, url: str, applicants: Applicants, setup: dict[str, Any]
@@ -93,9 +100,12 @@ class Run:
             with screen.stage("evaluate", "held-out applicants: base against tuned"):
                 quality = await evaluate(plan, product, client, screen)
             with screen.stage("speed", "one caller: first calls, then the same calls cached"):
-                prompts = _prompts(applicants)
+                prompts = _prompts(applicants.for_latency)
                 speed = await measure_speed(client, prompts, screen)
             memory = read_memory(product, switch.adapter)
+            with screen.stage("speculate", "drafting ahead: index empty, index warm, with a head"):
+                fresh = _prompts(applicants.for_speculation)
+                speculation = await speculate(plan, product, client, url, fresh, screen)
         finally:
             await client.close()
         return Findings(
@@ -106,6 +116,7 @@ class Run:
             quality=quality,
             speed=speed,
             memory=memory,
+            speculation=speculation,
             timeline=screen.timeline,
             wall_s=screen.elapsed_s,
             provenance=setup,
@@ -129,7 +140,7 @@ class Run:
         plan, screen = self._plan, self._screen
         with screen.stage("fine-tune", "LoRA on the base model, in the background; then live"):
             job = start_job(plan, product)
-            prompts = _prompts(applicants)
+            prompts = _prompts(applicants.for_latency)
             try:
                 return await follow_and_switch(product, job["id"], client, prompts, screen)
             except BaseException:  # above all Ctrl-C, which comes as a cancellation
@@ -144,8 +155,8 @@ class Run:
         say(f"stop it with: kill {server.pid if server else 0}")
 
 
-def _prompts(applicants: Applicants) -> Sequence[list[Message]]:
-    return [messages_for(applicant) for applicant in applicants.for_latency]
+def _prompts(applicants: Sequence[RatedApplicant]) -> Sequence[list[Message]]:
+    return [messages_for(applicant) for applicant in applicants]
 
 
 if __name__ == "__main__":

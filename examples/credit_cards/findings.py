@@ -1,25 +1,20 @@
 """What a run found, in one place: the report, the table and report.json are views of this."""
 
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from examples.credit_cards.phases import Phase, Point
 from examples.credit_cards.plan import Plan
 from examples.credit_cards.rating import RatingModel
 from examples.credit_cards.screen import Span
 from examples.credit_cards.switch import Switch
 from examples.credit_cards.teach import Lessons
+from quickmatch.store.documents import Job
 from quickmatch.tuning.metrics import Score
 
 Json = dict[str, Any]
 WHO = ("base", "tuned", "teacher")
-PACKAGES = ("quickmatch", "torch", "transformers", "peft", "scikit-learn", "numpy", "openai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +59,24 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """The model that was measured above, drafted for. Times in seconds."""
+
+    phases: list[Phase]  # "plain" first
+    course: list[Point]  # hit rate and speed over all requests of the stage
+    job: Job  # that trained the head
+    swap_s: float  # pause of the engine when the head came
+    num_during_swap: int  # requests of other users meanwhile
+    num_failed: int  # of them
+    num_compared: int  # prompts of the plain phase, asked again with the head
+    num_same: int  # of them: the same text
+
+    def speed_up(self, phase: Phase) -> float:
+        """Tokens a second that one caller gets, against plain decoding."""
+        return phase.tokens_per_s / self.phases[0].tokens_per_s
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes, as the engine tells them."""
 
@@ -84,6 +97,7 @@ class Findings:
     quality: Quality
     speed: Speed
     memory: Memory
+    speculation: Speculation
     timeline: list[Span]
     wall_s: float
     provenance: Json
@@ -111,6 +125,7 @@ class Findings:
             },
             "switch": self._switch_json(),
             "training": self._training_json(),
+            "speculation": self._speculation_json(),
             "teacher": self._teacher_json(),
             "rating_model": self._rating_json(),
             "timeline": [
@@ -134,10 +149,28 @@ class Findings:
             "job": job.id,
             "settings": job.settings,
             "num_steps": job.progress.step,
-            "duration_s": (job.finished_at or 0.0) - (job.started_at or 0.0),
+            "duration_s": _duration_s(job),
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,
             "metrics": job.metrics,
+        }
+
+    def _speculation_json(self) -> Json:
+        found = self.speculation
+        return {
+            **{phase.name: _phase_json(phase, found.speed_up(phase)) for phase in found.phases},
+            "swap_s": found.swap_s,
+            "num_during_swap": found.num_during_swap,
+            "num_failed": found.num_failed,
+            "same_text_share": found.num_same / found.num_compared,
+            "num_compared": found.num_compared,
+            "job": {
+                "id": found.job.id,
+                "settings": found.job.settings,
+                "duration_s": _duration_s(found.job),
+                "metrics": found.job.metrics,
+            },
+            "course": [asdict(point) for point in found.course],
         }
 
     def _teacher_json(self) -> Json:
@@ -166,46 +199,29 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[int(rank) - 1]
 
 
-def provenance(plan: Plan) -> Json:
-    """Say what ran where, so that figures of two runs can be compared."""
-    return {
-        "arguments": plan.as_json(),
-        "argv": sys.argv[1:],
-        "seed": plan.seed,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "num_cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "load_average_at_start": os.getloadavg()[0],
-    }
-
-
 def _measure_json(measure: Measure) -> Json:
     values: Json = {who: estimate.value for who, estimate in measure.by.items()}
     return values | {"interval_95": {w: [e.low, e.high] for w, e in measure.by.items()}}
 
 
+def _phase_json(phase: Phase, speed_up: float) -> Json:
+    return {
+        "num_requests": len(phase.answers),
+        "latency_ms": _milliseconds([answer.total_s for answer in phase.answers]),
+        "ttft_ms": _milliseconds([answer.ttft_s for answer in phase.answers]),
+        "tokens_per_s": phase.tokens_per_s,
+        "speed_up": speed_up,
+        "hit_rate": phase.counts.hit_rate,
+        "accepted_length": phase.counts.accepted_length,
+        "speed_up_by_the_engine": phase.counts.speed_up,
+        "head_share": phase.head_share,
+        "index_tokens": phase.index_tokens,
+    }
+
+
+def _duration_s(job: Job) -> float:
+    return (job.finished_at or 0.0) - (job.started_at or 0.0)
+
+
 def _milliseconds(values_s: Sequence[float]) -> Json:
     return {f"p{p}": 1000 * percentile(values_s, p) for p in (50, 95)}
-
-
-def _commit() -> str:
-    folder = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -12,6 +12,7 @@ BASE = "quickmatch-base"
 ADAPTER = "credit-explainer"
 TEACHER = "teacher"
 DATASET = "credit-explanations"
+DRAFT = "credit-draft"
 APP_TAG = "credit-cards"
 
 
@@ -31,6 +32,11 @@ class Plan:
     epochs: int = 5
     batch_size: int = 8
     learning_rate: float = 4e-3
+    num_a_phase: int = 25  # asked by one caller in each phase of the stage on speculation
+    num_warm: int = 150  # answered in between, to fill the suffix index
+    num_during_swap: int = 80  # for those who ask while the head is loaded
+    num_draft_rows: int = 400  # prompts of the dataset that the head learns from
+    draft_steps: int = 120
     teacher_url: str = ""  # empty: the scripted writer
     teacher_model: str = ""
     serve: bool = False
@@ -55,6 +61,11 @@ class Plan:
         """What `create dataset --holdout` is told."""
         return self.num_held_out / self.num_asked
 
+    @property
+    def num_fresh(self) -> int:
+        """Applicants that the stage on speculation asks about: four phases, and between them."""
+        return 4 * self.num_a_phase + self.num_warm + self.num_during_swap
+
     def as_json(self) -> dict[str, object]:
         """Return all values, for the report's provenance."""
         names = self.__dataclass_fields__
@@ -62,8 +73,20 @@ class Plan:
 
 
 def quick(plan: Plan) -> Plan:
-    """Return a small version that runs every stage in about a minute and learns little."""
-    return replace(plan, num_simulated=200, num_train=48, num_held_out=12, num_latency=6, epochs=1)
+    """Return a small version that runs every stage in about two minutes and learns little."""
+    return replace(
+        plan,
+        num_simulated=200,
+        num_train=48,
+        num_held_out=12,
+        num_latency=6,
+        epochs=1,
+        num_a_phase=4,
+        num_warm=12,
+        num_during_swap=24,
+        num_draft_rows=16,
+        draft_steps=4,
+    )
 
 
 def parse_arguments(argv: list[str] | None = None) -> Plan:
@@ -83,7 +106,7 @@ def parse_arguments(argv: list[str] | None = None) -> Plan:
     )
     parser.add_argument("--teacher-model", default="", metavar="NAME", help="the model there")
     parser.add_argument("--serve", action="store_true", help="leave the server up at the end")
-    parser.add_argument("--quick", action="store_true", help="a minute's worth, to test the path")
+    parser.add_argument("--quick", action="store_true", help="a little of all, to test the path")
     args = parser.parse_args(argv)
     if bool(args.teacher) is not bool(args.teacher_model):
         parser.error("--teacher and --teacher-model go together")

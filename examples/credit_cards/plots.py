@@ -1,6 +1,7 @@
 """The report's plots, as inline SVG: no file beside the page, no script in it."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.credit_cards.findings import Findings, Measure
+from examples.credit_cards.phases import PHASE_LABELS, Point
 from examples.credit_cards.rating import Importance
 from examples.credit_cards.screen import Span
 from quickmatch.store.documents import JobStep
@@ -39,6 +41,7 @@ def all_plots(found: Findings) -> dict[str, str]:
         "loss": loss_plot(found.switch.steps),
         "accuracy": accuracy_plot(shares),
         "latency": latency_plot(found.speed.first_s, found.speed.cached_s),
+        "adaptation": adaptation_plot(found.speculation.course),
         "timeline": timeline_plot(found.timeline),
         "importance": importance_plot(found.rating_model.importances),
     }
@@ -93,6 +96,42 @@ def latency_plot(first_s: Sequence[float], cached_s: Sequence[float]) -> str:
     return result[0]
 
 
+def adaptation_plot(course: Sequence[Point]) -> str:
+    """Hit rate above, one caller's speed below, over the requests; where a phase begins is told."""
+    middles = [point.first + point.num_requests / 2 for point in course]
+    rates = [math.nan if p.hit_rate is None else 100 * p.hit_rate for p in course]
+    speeds = [math.nan if p.tokens_per_s is None else p.tokens_per_s for p in course]
+    with _panels(6.4, 3.6, 2) as ((above, below), result):
+        for axes, values in ((above, rates), (below, speeds)):
+            axes.plot(middles, values, color=COLOURS["tuned"], linewidth=0.8, marker=".")
+            _show_phases(axes, course)
+        above.set(ylabel="hit rate (%)", ylim=(0, 104))
+        above.tick_params(labelbottom=False)
+        for first, phase in _phases(course):
+            label = PHASE_LABELS.get(phase, "")
+            above.text(first, 1.04, label, transform=above.get_xaxis_transform(), fontsize=8)
+        below.set(ylabel="tokens/s, one caller", xlabel="requests answered", ylim=(0, None))
+    return result[0]
+
+
+def _phases(course: Sequence[Point]) -> Iterator[tuple[int, str]]:
+    """Where each phase begins, and its name."""
+    for before, point in zip([None, *course], course, strict=False):
+        if before is None or before.phase != point.phase:
+            yield point.first, point.phase
+
+
+def _show_phases(axes: Axes, course: Sequence[Point]) -> None:
+    """Draw a line where a phase begins; grey where several called at once."""
+    for first, phase in _phases(course):
+        if phase in PHASE_LABELS:
+            axes.axvline(first, color=INK, linewidth=0.8, linestyle=":")
+    for point in course:
+        if point.tokens_per_s is None:
+            axes.axvspan(point.first, point.first + point.num_requests, color="#f0ece6", lw=0)
+    axes.set_xlim(0, course[-1].first + course[-1].num_requests)
+
+
 def timeline_plot(timeline: Sequence[Span]) -> str:
     """The stages of the run, one bar each."""
     with _figure(6.4, 0.5 + 0.32 * len(timeline)) as (axes, result):
@@ -125,10 +164,17 @@ def importance_plot(importances: Sequence[Importance]) -> str:
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Axes, list[str]]]:
     """Yield axes to draw on, and a list that holds the SVG when the block has ended."""
+    with _panels(width, height, 1) as ((axes,), result):
+        yield axes, result
+
+
+@contextmanager
+def _panels(width: float, height: float, count: int) -> Iterator[tuple[list[Axes], list[str]]]:
+    """Yield so many axes, one under the other, and the list for the SVG."""
     result: list[str] = []
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure.subplots(), result
+        yield [figure.add_subplot(count, 1, i + 1) for i in range(count)], result
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

@@ -7,7 +7,8 @@ from typing import Any
 
 import jinja2
 
-from examples.credit_cards.findings import WHO, Findings, Measure, percentile
+from examples.credit_cards.findings import WHO, Findings, Measure, Speculation, percentile
+from examples.credit_cards.phases import PHASE_LABELS
 from examples.credit_cards.plots import all_plots
 from examples.credit_cards.screen import Screen
 from quickmatch.tuning.metrics import Score
@@ -35,6 +36,8 @@ def render_page(found: Findings) -> str:
         "plots": all_plots(found),
         "quality": quality_rows(found),
         "figures": figure_rows(found),
+        "phases": phase_labels(found.speculation),
+        "speculation": speculation_rows(found.speculation),
         "setup": json.dumps(found.provenance, indent=2, default=str),
     }
     return template.render(values)
@@ -46,6 +49,8 @@ def show(found: Findings, screen: Screen) -> None:
     held_out = f"On {found.quality.num_rows} held-out applicants (95 % interval)"
     screen.table(held_out, ["", *WHO], quality_rows(found))
     screen.table("Speed and size", ["", ""], figure_rows(found))
+    labels = phase_labels(found.speculation)
+    screen.table("Speculation, one caller", ["", *labels], speculation_rows(found.speculation))
 
 
 def quality_rows(found: Findings) -> list[Row]:
@@ -56,6 +61,27 @@ def quality_rows(found: Findings) -> list[Row]:
     ]
     openings = found.quality.num_openings
     return [*rows, ("openings", *(str(openings.get(who, "–")) for who in WHO))]
+
+
+def phase_labels(found: Speculation) -> list[str]:
+    """The columns of `speculation_rows`."""
+    return [PHASE_LABELS[phase.name] for phase in found.phases]
+
+
+def speculation_rows(found: Speculation) -> list[Row]:
+    """One row a figure: each phase's."""
+    phases = found.phases
+    latencies = [[answer.total_s for answer in phase.answers] for phase in phases]
+    return [
+        ("hit rate", *(_rate(phase.counts.hit_rate) for phase in phases)),
+        ("drafted by the head", *(_rate(phase.head_share) for phase in phases)),
+        ("tokens a forward", *(f"{phase.counts.accepted_length or 1.0:.2f}" for phase in phases)),
+        ("latency, p50", *(_ms(percentile(values, 50)) for values in latencies)),
+        ("tokens/s", *(f"{phase.tokens_per_s:,.0f}" for phase in phases)),
+        ("speed-up against plain", *(_times(found.speed_up(phase)) for phase in phases)),
+        ("of decoding, by the engine", *(_times(phase.counts.speed_up) for phase in phases)),
+        ("tokens in the index", *(f"{phase.index_tokens:,}" for phase in phases)),
+    ]
 
 
 def figure_rows(found: Findings) -> list[Row]:
@@ -85,12 +111,30 @@ def _figures(found: Findings) -> Iterator[Row]:
         f"{found.quality.concurrency} callers",
         f"{found.quality.tokens_per_s:,.0f} tokens/s",
     )
+    drafted = found.speculation
+    yield (
+        "same text with drafting as without",
+        f"{drafted.num_same} of {drafted.num_compared}",
+    )
+    yield "pause of the engine for a new head", _ms(drafted.swap_s)
+    yield (
+        "requests of others while it came",
+        f"{drafted.num_during_swap}, {drafted.num_failed} failed",
+    )
     yield "memory of the engine", f"{memory.engine_rss / 2**20:,.0f} MiB"
     yield (
         "base model / adapter",
         f"{memory.model / 2**20:.1f} MiB / {memory.adapter / 2**20:.2f} MiB",
     )
     yield "whole run", f"{found.wall_s:.0f} s"
+
+
+def _rate(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def _times(factor: float | None) -> str:
+    return "–" if factor is None else f"{factor:.2f} ×"
 
 
 def _estimate(measure: Measure, e: Score) -> str:

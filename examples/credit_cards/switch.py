@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 
 from examples.credit_cards.calls import Answer, Client, told
+from examples.credit_cards.following import POLL_S, follow_job
 from examples.credit_cards.plan import ADAPTER, BASE
 from examples.credit_cards.product import Product, StageError
 from examples.credit_cards.prompts import Message
@@ -18,7 +19,6 @@ from examples.credit_cards.screen import Screen
 from quickmatch.store.documents import Deployment, Job, JobState, JobStep, Model
 from quickmatch.store.protocol import Store, require
 
-POLL_S = 0.02
 NUM_USERS = 2  # of the application, during the switch
 BEFORE_END_S = 6.0  # when they begin to ask, by the job's own estimate
 AFTER_SWITCH_S = 3.0
@@ -94,8 +94,13 @@ async def follow_and_switch(
 ) -> Switch:
     """Follow the job; when it is done put its adapter live. Raises StageError if either fails."""
     traffic = Traffic(client, prompts[1:])
+
+    def begin_near_end(job: Job) -> None:
+        if _is_near_end(job):
+            traffic.begin()
+
     try:
-        job = await _follow(product.store, job_id, traffic, screen)
+        job = await follow_job(product.store, job_id, screen, begin_near_end)
         adapter = require(product.store, Model, ADAPTER)
         screen.say(
             f"asking for {ADAPTER} on {BASE}: the write to the store that `quickmatch load-lora` "
@@ -116,38 +121,11 @@ async def follow_and_switch(
     return found
 
 
-async def _follow(store: Store, job_id: str, traffic: Traffic, screen: Screen) -> Job:
-    with screen.bar("training steps", 1) as bar:
-        while True:
-            job = require(store, Job, job_id)
-            progress = job.progress
-            bar.show(progress.step, _note(job), total=progress.total_steps or None)
-            if _is_near_end(job):
-                traffic.begin()
-            if job.state is JobState.COMPLETED:
-                return job
-            if job.state.is_final or job.state is JobState.INTERRUPTED:
-                raise StageError(f"the fine-tuning job is {job.state}: {job.error}")
-            await asyncio.sleep(POLL_S)
-
-
 def _is_near_end(job: Job) -> bool:
     progress = job.progress
     if not progress.step or progress.eta_s is None:
         return False
     return progress.eta_s < BEFORE_END_S or job.state is JobState.COMPLETED
-
-
-def _note(job: Job) -> str:
-    progress = job.progress
-    parts = [progress.phase]
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.3f}")
-    if progress.tokens_per_s:
-        parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
-    if progress.eta_s is not None:
-        parts.append(f"{progress.eta_s:.0f} s left")
-    return " · ".join(parts)
 
 
 async def _put_live(store: Store, version: int) -> float:

@@ -36,11 +36,15 @@ TRACES_WITHIN_S = 20.0  # traces are written behind the calls' backs
 
 @dataclass(frozen=True, slots=True)
 class Applicants:
-    """Who takes part: those that the teacher explains, and others for the latency figures."""
+    """Who takes part: those that the teacher explains, and others for the figures of speed.
+
+    No applicant is in two of the lists.
+    """
 
     model: RatingModel
     asked: list[RatedApplicant]
     for_latency: list[RatedApplicant]
+    for_speculation: list[RatedApplicant]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,18 @@ def rate_applicants(plan: Plan, screen: Screen) -> Applicants:
         else:
             asked.append(applicant)
     screen.say(f"{len(asked)} applicants for the teacher, {plan.num_a_rating} of each rating")
-    return Applicants(model, asked, for_latency)
+    known = {applicant.values for applicant in everyone}
+    fresh = _others(model, known, plan.num_fresh, plan.seed + 2)
+    return Applicants(model, asked, for_latency, fresh)
+
+
+def _others(
+    model: RatingModel, known: set[tuple[int, ...]], count: int, seed: int
+) -> list[RatedApplicant]:
+    """Rate so many new applicants, about as many of each rating, none of them among the known."""
+    spare = 2  # of each rating; a draw that is among the known is very rare
+    drawn = stratified(model, -(-count // len(RATINGS)) + spare, seed)
+    return [applicant for applicant in drawn if applicant.values not in known][:count]
 
 
 @contextmanager

@@ -63,6 +63,26 @@ def test_quick_run_ends_with_a_report_and_the_server_up(out: Path) -> None:
     assert 0 < report["cached_p50_ms"] < report["latency_ms"]["p50"]
     assert 0 < report["adapter_live_s"] < 30
     assert report["adapter_bytes"] > 0
+    drafted = report["speculation"]
+    for name in ("plain", "cold", "warm", "head"):
+        assert drafted[name]["num_requests"] == 4
+        assert drafted[name]["latency_ms"]["p50"] > 0
+        assert drafted[name]["tokens_per_s"] > 0
+    assert drafted["plain"]["accepted_length"] is None
+    assert drafted["plain"]["speed_up"] == 1.0
+    assert drafted["cold"]["index_tokens"] == 0
+    assert drafted["warm"]["index_tokens"] > 0
+    assert drafted["warm"]["accepted_length"] >= 1.0
+    assert 0 < drafted["warm"]["hit_rate"] <= 1
+    assert 0 < drafted["swap_s"] < 0.5
+    assert drafted["num_during_swap"] > 0
+    assert drafted["num_failed"] == 0
+    assert drafted["num_compared"] == 4
+    assert 0 <= drafted["same_text_share"] <= 1
+    assert drafted["job"]["metrics"]["num_steps"] == 4
+    assert [p["phase"] for p in drafted["course"]][:2] == ["plain", "cold"]
+    for command in ("create draft-job --model quickmatch-base", "load-draft credit-draft"):
+        assert f"$ quickmatch {command}" in output
     assert "scripted writer (a grammar, not a language model)" in output
     assert "<svg" in (out / "report.html").read_text()
     server = running_server(Home((out / "home").resolve()))

@@ -17,16 +17,19 @@ from examples.credit_cards.findings import (
     Memory,
     Quality,
     Sample,
+    Speculation,
     Speed,
     percentile,
-    provenance,
 )
+from examples.credit_cards.phases import Phase, Point
 from examples.credit_cards.plan import ADAPTER, BASE, Plan, parse_arguments
+from examples.credit_cards.provenance import provenance
 from examples.credit_cards.rating import RatingModel
 from examples.credit_cards.report import figure_rows, show, write_report
 from examples.credit_cards.screen import Screen, Span
 from examples.credit_cards.switch import Switch
 from examples.credit_cards.teach import Lessons
+from quickmatch.core.speculation_counts import SpeculationCounts
 from quickmatch.store.documents import Job, JobState, JobStep, Model, ModelKind
 from quickmatch.tuning.metrics import Score
 
@@ -35,13 +38,57 @@ def answer(model: str, total_s: float) -> Answer:
     return Answer(model, "text", 1000.0, total_s / 4, total_s, 80, "miss", "stop")
 
 
+def phase(name: str, total_s: float, counts: SpeculationCounts, head: float | None = None) -> Phase:
+    return Phase(name, [answer(ADAPTER, total_s)] * 4, counts, head, 100)
+
+
+@pytest.fixture
+def speculation() -> Speculation:
+    drafted = SpeculationCounts(
+        num_verified=90, num_plain=10, num_proposed=300, num_accepted=240, num_emitted=340
+    )
+    job = Job(
+        id="draftj-1",
+        created_at=200.0,
+        job_type="draft",
+        base_model=BASE,
+        output_model="credit-draft",
+        started_at=200.0,
+        finished_at=290.0,
+        metrics={"message": "published as credit-draft@1"},
+    )
+    course = [
+        Point("plain", 0, 4, None, 400.0),
+        Point("cold", 4, 4, 0.1, 400.0),
+        Point("others", 8, 16, 0.7, None),
+        Point("warm", 24, 4, 0.8, 800.0),
+        Point("head", 28, 4, 0.8, 1000.0),
+    ]
+    phases = [
+        phase("plain", 0.2, SpeculationCounts()),
+        phase("cold", 0.2, SpeculationCounts(num_plain=340, num_emitted=340)),
+        phase("warm", 0.1, drafted),
+        phase("head", 0.08, drafted, head=0.25),
+    ]
+    return Speculation(
+        phases=phases,
+        course=course,
+        job=job,
+        swap_s=0.0042,
+        num_during_swap=31,
+        num_failed=0,
+        num_compared=4,
+        num_same=3,
+    )
+
+
 @pytest.fixture(scope="module")
 def rating_model() -> RatingModel:
     return RatingModel(simulate(120, seed=1), seed=1)
 
 
 @pytest.fixture
-def found(rating_model: RatingModel) -> Findings:
+def found(rating_model: RatingModel, speculation: Speculation) -> Findings:
     plan = Plan()
     job = Job(
         id="sftj-1",
@@ -82,6 +129,7 @@ def found(rating_model: RatingModel) -> Findings:
         quality=quality,
         speed=Speed([0.2, 0.3, 0.25], [0.05, 0.06, 0.07], [0.002, 0.003, 0.0025], 350.0),
         memory=Memory(300 * 2**20, 14 * 2**20, 800 * 2**20, 2**20),
+        speculation=speculation,
         timeline=[Span("rate", 0.0, 2.0), Span("teach", 2.0, 9.5)],
         wall_s=300.0,
         provenance=provenance(plan),
@@ -102,6 +150,17 @@ def test_json_holds_the_agreed_names(found: Findings, tmp_path: Path) -> None:
     assert report["wall_s"] == 300.0
     assert report["switch"]["num_failed"] == 0
     assert report["training"]["duration_s"] == 60.0
+    drafted = report["speculation"]
+    assert drafted["plain"]["hit_rate"] is None
+    assert drafted["warm"]["hit_rate"] == pytest.approx(0.8)
+    assert drafted["warm"]["accepted_length"] == pytest.approx(3.4)
+    assert drafted["head"]["tokens_per_s"] == pytest.approx(1000)
+    assert drafted["head"]["speed_up"] == pytest.approx(2.5)
+    assert drafted["head"]["head_share"] == 0.25
+    assert drafted["same_text_share"] == 0.75
+    assert drafted["num_failed"] == 0
+    assert drafted["job"]["duration_s"] == 90.0
+    assert len(drafted["course"]) == 5
     assert report["provenance"]["arguments"]["lora_rank"] == 8
     assert report["provenance"]["packages"]["torch"]
 
@@ -132,7 +191,7 @@ def test_page_stands_alone_and_escapes(found: Findings, tmp_path: Path) -> None:
     assert [link for link in links.loaded if not link.startswith("#")] == []
     assert links.open == []
     assert "<script" not in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "x &amp; y" in page
     assert "leaves out &lt;b&gt;" in page
     assert "scripted writer (a grammar)" in page
@@ -148,10 +207,13 @@ def test_tables_say_the_same(found: Findings) -> None:
     output = io.StringIO()
     show(found, Screen(Console(file=output, width=80)))
     text = output.getvalue()
-    for expected in ("97.0 % (93–99)", "0.42 s", "2.5 ms (100 times faster)", "1,500 tokens/s"):
+    for expected in (
+        *("97.0 % (93–99)", "0.42 s", "2.5 ms (100 times faster)", "1,500 tokens/s"),
+        *("with a head", "80 %", "25 %", "2.50 ×", "3 of 4", "31, 0 failed", "4.2 ms"),
+    ):
         assert expected in text
     assert max(map(len, text.splitlines())) <= 80
-    assert len(figure_rows(found)) == 10
+    assert len(figure_rows(found)) == 13
 
 
 def test_screen_keeps_the_timeline_and_tells_progress_in_a_log() -> None:

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from examples.credit_cards.calls import Answer, gather
 from examples.credit_cards.evaluate import count_openings
-from examples.credit_cards.plan import ADAPTER, BASE
+from examples.credit_cards.plan import ADAPTER, BASE, Plan, quick
 from examples.credit_cards.product import Product, StageError, background, wait_until
 from examples.credit_cards.screen import Screen
 from examples.credit_cards.speed import measure_speed
 from examples.credit_cards.switch import NUM_USERS, Traffic
+from examples.credit_cards.teach import rate_applicants
 
 
 class FakeClient:
@@ -97,6 +98,15 @@ async def test_gather_keeps_order_and_bounds_concurrency() -> None:
 
     assert await gather(range(12), call, concurrency=4) == [i * 10 for i in range(12)]
     assert peak == 4
+
+
+def test_nobody_is_in_two_lists() -> None:
+    plan = quick(Plan())
+    found = rate_applicants(plan, screen())
+    lists = (found.asked, found.for_latency, found.for_speculation)
+    values = [applicant.values for applicants in lists for applicant in applicants]
+    assert len(set(values)) == len(values)
+    assert len(found.for_speculation) == plan.num_fresh
 
 
 def test_openings_differ_by_words_not_by_figures() -> None:
