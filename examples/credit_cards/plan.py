@@ -35,8 +35,8 @@ class Plan:
     num_a_phase: int = 25  # asked by one caller in each phase of the stage on speculation
     num_warm: int = 150  # answered in between, to fill the suffix index
     num_during_swap: int = 80  # for those who ask while the head is loaded
-    num_draft_rows: int = 400  # prompts of the dataset that the head learns from
-    draft_steps: int = 120
+    num_draft_rows: int = 320  # prompts of the dataset that the head learns from
+    draft_steps: int = 100
     teacher_url: str = ""  # empty: the scripted writer
     teacher_model: str = ""
     serve: bool = False
