@@ -6,6 +6,7 @@ among them. It runs in a home of its own; the head's folder is kept beside the t
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,8 +41,7 @@ def make_head(
     folder = target / f"head-{_fingerprint(chosen, items)}"
     if folder.is_dir():
         return folder
-    root = target / "home"
-    shutil.rmtree(root, ignore_errors=True)
+    root = target / f"home-{os.getpid()}"  # another run may make the same head at the same time
     home = Home(root)
     root.mkdir()
     prompts = root / "prompts.jsonl"
@@ -57,7 +57,7 @@ def make_head(
         (part / _METRICS).write_text(json.dumps(job.metrics, indent=1), encoding="utf-8")
     finally:
         store.close()
-    shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)
     return part.rename(folder)
 
 
@@ -78,13 +78,22 @@ def _run(
         store, home, model=base.id, file=prompts, output_draft="head", settings=settings
     )
     jobs.start(store, home, job.id)
-    with screen.bar(f"head of {target.name}", 1) as bar:
-        for state in jobs.watch(store, job.id):
-            job = state
-            bar.show(job.progress.step, job.progress.phase, total=job.progress.total_steps)
+    try:
+        job = _follow(store, job, screen, target.name)
+    except BaseException:  # above all Ctrl-C: the job's process would go on by itself
+        jobs.cancel(store, job.id)
+        raise
     if job.state is not JobState.COMPLETED:
         log = jobs.log_path(home, job.id).read_text(errors="replace").strip().splitlines()
         raise HeadFailed(f"draft job {job.state}: {job.error or (log or ['no log'])[-1]}")
+    return job
+
+
+def _follow(store: Store, job: Job, screen: Screen, name: str) -> Job:
+    with screen.bar(f"head of {name}", 1) as bar:
+        for state in jobs.watch(store, job.id):
+            job = state
+            bar.show(job.progress.step, job.progress.phase, total=job.progress.total_steps)
     return job
 
 
