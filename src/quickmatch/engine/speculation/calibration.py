@@ -31,7 +31,8 @@ _MAX_DEPTH = 64  # of a draft; the controller cuts deeper ones
 _BOUND = 96.0  # judgements that a cell keeps, at most
 _PRIORS = (4.0, 6.0, 10.0)  # judgements that the level above is worth, by level
 _MAX_NEWS = 64  # judgements after which a slice's table is made again, at the latest
-_MIN_STEPS = 4  # between two tables of a source, once it is known
+_MIN_STEPS = 4  # between two tables of a source, once it is known; a divisor of:
+_TURN_STEPS = 16  # after which the next slice has its turn
 _SOURCE_PRIOR = 8.0
 _SOFTENED = 0.03  # of the evidence stays when it has become doubtful
 
@@ -79,7 +80,9 @@ class SourceCalibration:
         self._sums = [([0.0] * _NUM_C, [0.0] * _NUM_C)] * _NUM_F  # over depths: tested, accepted
         self._news = [0] * _NUM_F
         self._evidence = [0.0] * _NUM_F
-        self._num_steps = 0  # since a table was made
+        self._num_steps = 0
+        self._has_news = False  # since the last round of turns
+        self._turn = 0
         self.rows: list[list[list[float]]] = []  # [feature bucket][depth][grid of confidence]
         for feature in range(_NUM_F):
             self.rows.append([])
@@ -101,21 +104,30 @@ class SourceCalibration:
             tested[cell] *= 0.5
             accepted[cell] *= 0.5
         self._news[f] += 1
+        self._has_news = True
         return self.rows[f][depth][grid]
 
     def refresh(self) -> None:
-        """Between two steps: make the table again of the slice with the most news, if due."""
+        """Between two steps: make one slice's table again if it has news enough, or its turn.
+
+        The turn is for slices without news of their own: they lean on the others'.
+        """
+        if not self._has_news:
+            return
         self._num_steps += 1
-        news = max(self._news)
-        if news == 0:
+        if self._num_steps % _TURN_STEPS == 0:
+            self._turn = (self._turn + 1) % _NUM_F
+            self._has_news = self._turn != 0
+            self._refresh(self._turn)
             return
-        f = self._news.index(news)
+        due = [
+            news / max(1.0, min(evidence / 8, _MAX_NEWS))
+            for news, evidence in zip(self._news, self._evidence, strict=True)
+        ]
+        f = due.index(max(due))
         is_known = self._evidence[f] > _MAX_NEWS
-        if news < min(self._evidence[f] / 8, _MAX_NEWS):
-            return
-        if not is_known or self._num_steps >= _MIN_STEPS:
+        if due[f] >= 1.0 and (not is_known or self._num_steps % _MIN_STEPS == 0):
             self._refresh(f)
-            self._num_steps = 0
 
     def soften(self) -> None:
         """Keep the tables, doubt the evidence: what is judged next counts much more."""

@@ -35,6 +35,7 @@ from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.verdicts import Verdicts
 
+_MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
 _TRIAL_SEQS = 8  # that a model on trial drafts for
 
 
@@ -220,11 +221,14 @@ class Controller:
             costs.observe(num_seqs, num_rows, step_s)
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
+            foreseen_s = costs.step_s(num_seqs, num_rows)
+            # What disturbed this step would have disturbed plain ones too.
+            plain_s = num_emitted * costs.plain_s(num_seqs) / num_seqs
             is_plain = num_rows == num_seqs
-            # A plain step took what it took: the machine's noise must not look like a slow-down.
-            plain_s = step_s if is_plain else num_emitted * costs.plain_s(num_seqs) / num_seqs
-            figures.plain_s += plain_s
-            seconds = costs.step_s(num_seqs, num_rows) + step.planned_s
+            figures.plain_s += (
+                step_s if is_plain else plain_s * min(step_s / foreseen_s, _MAX_DISTURBED)
+            )
+            seconds = foreseen_s + step.planned_s
             self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
@@ -236,7 +240,9 @@ class Controller:
 
     def forget(self, sequence_id: int) -> None:
         """Drop what is known of a sequence that has ended."""
-        self._states.pop(sequence_id, None)
+        state = self._states.pop(sequence_id, None)
+        if state is not None:
+            self._verdicts.end(state)
 
     def renew_model(self) -> None:
         """Believe the model drafter anew: another head has been loaded."""

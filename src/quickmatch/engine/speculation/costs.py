@@ -135,6 +135,11 @@ class CostTable:
 
     # ---- what a step will cost
 
+    @property
+    def knows_plain(self) -> bool:
+        """Whether any plain step was ever timed."""
+        return bool(self._plain)
+
     def plain_s(self, num_seqs: int) -> float:
         """Return the seconds of a step without drafts."""
         known = self._plain.get(num_seqs)
@@ -145,6 +150,9 @@ class CostTable:
         points = [(size, self._plain[size].value) for size in sorted(self._plain)]
         last, last_s = points[-1]
         seconds = last_s * num_seqs / last if num_seqs > last else _interpolate(points, num_seqs)
+        drafted = self._drafted.get(num_seqs)
+        if drafted:  # guessed from other sizes, it is no more than steps with drafts take
+            seconds = min(seconds, *(cell.value for cell in drafted.values()))
         return seconds * exp(self._pace)
 
     def step_s(self, num_seqs: int, num_rows: int) -> float:
@@ -203,7 +211,7 @@ class CostTable:
 
     def _guess(self, num_seqs: int, edges: Sequence[int]) -> list[float]:
         """Return the seconds at `edges` as other batch sizes, or the plain step, suggest."""
-        measured = sorted(s for s, c in self._drafted.items() if len(c) >= 3 and s != num_seqs)
+        measured = sorted(s for s, c in self._drafted.items() if len(c) >= 2 and s != num_seqs)
         place = bisect_left(measured, num_seqs)
         low = self._points(measured[place - 1]) if place > 0 else None
         high = self._points(measured[place]) if place < len(measured) else None
@@ -213,15 +221,16 @@ class CostTable:
             return [
                 _interpolate(low, e) * (1 - share) + _interpolate(high, e) * share for e in edges
             ]
-        if low:  # as many rows a sequence cost as much a sequence
-            scale = num_seqs / measured[place - 1]
-            return [_interpolate(low, e / scale) * scale for e in edges]
+        if low:  # as many rows a sequence cost as many plain steps
+            size = measured[place - 1]
+            scale = self.plain_s(num_seqs) / self.plain_s(size)
+            return [_interpolate(low, e * size / num_seqs) * scale for e in edges]
         if high:
             return [_interpolate(high, e) for e in edges]
-        own = self._points(num_seqs) if self._drafted.get(num_seqs) else None
-        if own:
-            return [_interpolate(own, e) for e in edges]
         plain_s = self.plain_s(num_seqs) / exp(self._pace)
+        if self._drafted.get(num_seqs):  # from the plain step up: hopeful, so that it gets tried
+            own = [(num_seqs, plain_s), *self._points(num_seqs)]
+            return [_interpolate(own, e) for e in edges]
         return [plain_s * (1 + _FREE_ROW * (e - num_seqs)) for e in edges]
 
     def _points(self, num_seqs: int) -> Points:

@@ -1,9 +1,14 @@
-"""Notices that drafts have become worse, or better, than calibration foretells.
+"""Notices that drafts have become worse, or better, than before.
 
-Owns Page-Hinkley tests by source and scope (tenant and weights): one sums how much less was
-accepted than foretold, beyond a tolerance, and raises when the sum climbs too far above its
-lowest; one sums how much more. Calibration follows slow changes by itself, so only a sudden one
-gets that far. It does not know what is done about a drift.
+Owns two kinds of tests by source and scope (tenant and weights), which know nothing of what is
+done about a drift:
+
+- by token, on the calibration residual (foretold - right): quick, so that calibration may doubt
+  what it knows. Calibration follows slow changes by itself; a request unlike others looks like a
+  drift too, and doubting for its sake costs little.
+- by request, on the acceptance over blocks of a request's tokens beside the mean of the last: slow
+  and sure, because heads are trained anew for it. Requests differ; only many in a row that fall
+  short are a drift of the traffic. `num_drifts` counts these.
 
 Source: Page 1954, Hinkley 1971; on the calibration residual: SPECULATION.md §7.
 """
@@ -12,10 +17,13 @@ from collections import OrderedDict
 
 from quickmatch.engine.speculation.tree import Source
 
-_FALL = (0.1, 10.0)  # some 17 failures where 70 % were foretold; a false alarm in 2e5 tokens
-_RISE = (0.15, 5.0)  # some 7 successes where few were foretold; a false one costs little
+_FALL = (0.1, 10.0)  # tokens: some 17 failures where 70 % were foretold
+_RISE = (0.15, 5.0)  # some 7 successes where few were foretold
 _TELLING = 0.25  # foretold; tokens below it say nothing of a fall
-_MAX_TESTS = 4096
+_REQUESTS = (0.1, 4.0)  # some 8 blocks of half the usual acceptance
+_MEMORY = 64  # blocks in the mean
+_NUM_FIRST = 8  # blocks before a mean is one
+_MAX_SCOPES = 4096
 
 
 class PageHinkley:
@@ -40,39 +48,46 @@ class PageHinkley:
 class DriftTest:
     """The tests of one source in one scope."""
 
-    __slots__ = ("_fall", "_rise", "num_falls")
+    __slots__ = ("_fall", "_mean", "_num_blocks", "_requests", "_rise")
 
     def __init__(self) -> None:
         self._fall = PageHinkley(*_FALL)
         self._rise = PageHinkley(*_RISE)
-        self.num_falls = 0
+        self._requests = PageHinkley(*_REQUESTS)
+        self._mean = 0.0
+        self._num_blocks = 0
 
-    def add(self, foretold: float, is_right: bool) -> bool:
-        """Take in one judged token; return whether its source has drifted, either way."""
+    def add_token(self, foretold: float, is_right: bool) -> bool:
+        """Take in one judged token; return whether calibration is to doubt itself."""
         if foretold > _TELLING and self._fall.add(foretold - is_right):
-            self.num_falls += 1
             return True
         return self._rise.add(is_right - foretold)
+
+    def add_block(self, acceptance: float) -> bool:
+        """Take in a block of a request's tokens; return whether the traffic has drifted."""
+        is_known = self._num_blocks >= _NUM_FIRST
+        has_drifted = is_known and self._requests.add(self._mean - acceptance)
+        self._num_blocks = 1 if has_drifted else min(self._num_blocks + 1, _MEMORY)
+        self._mean += (acceptance - self._mean) / self._num_blocks
+        return has_drifted
 
 
 class DriftWatch:
     """The tests of all sources and scopes."""
 
     def __init__(self) -> None:
+        self.num_drifts = 0  # of the traffic, ever
         self._tests: OrderedDict[tuple[str, Source], DriftTest] = OrderedDict()
-        self._num_forgotten = 0
-
-    @property
-    def num_drifts(self) -> int:
-        """Falls, ever."""
-        return self._num_forgotten + sum(test.num_falls for test in self._tests.values())
 
     def test(self, scope: str, source: Source) -> DriftTest:
         """Return the test of a source in a scope. The oldest scopes are forgotten."""
         test = self._tests.get((scope, source))
         if test is None:
             test = self._tests[scope, source] = DriftTest()
-            if len(self._tests) > _MAX_TESTS:
-                _, oldest = self._tests.popitem(last=False)
-                self._num_forgotten += oldest.num_falls
+            if len(self._tests) > _MAX_SCOPES:
+                self._tests.popitem(last=False)
         return test
+
+    def add_block(self, scope: str, source: Source, acceptance: float) -> None:
+        """Take in the acceptance of a block of a request's tokens."""
+        self.num_drifts += self.test(scope, source).add_block(acceptance)

@@ -10,7 +10,7 @@ from math import exp, log
 _LONGEST_MEMORY = 32  # observations
 _YOUNG = 3  # observations that are taken as they are, so that a slow first one is soon forgotten
 _MAX_MOVE = 0.5  # in log: what one observation may differ from the estimate
-_STALE = 256  # observations of anything after which this one's memory is short
+_STALE = 64  # observations of anything after which this one's memory is short
 _SHORTEST_MEMORY = 4
 
 

@@ -5,15 +5,17 @@ promise is the expected number of accepted tokens of a level of a tree by calibr
 so it does not depend on what was pruned later. It does not know trees or sequences: the
 controller passes what each sequence may gain.
 
-Guards: it comes into use only where the predicted tokens a second are 3 % better, goes out of use
-when they were not better in 32 steps, and stays in or out for 16 steps. While in use each step
-still asks only for the sequences, and to the depth, that pay.
+Guards: it is asked only where the predicted tokens a second are 3 % better, goes out of use when
+they were no better in 32 steps, and stays in or out for 16 steps. While in use each step still
+asks only for the sequences, and to the depth, that pay.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import sqrt
+from operator import mul
 
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.estimate import Estimate
@@ -26,7 +28,7 @@ _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
 _SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
-_MISSES_LEFT = {1: 1.0, 2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
+_MISSES_LEFT = {2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
 _FIRST = 0.7  # acceptance of the first token, before any is seen
 _PRIOR = 1.0  # trees
 _SOFTENED = 0.05
@@ -54,17 +56,20 @@ class Outlook:
     gains: list[float]  # by sequence: expected accepted tokens of its other drafts
     nodes: list[int]  # by sequence: their rows
     extra_s: float  # on top of the table: rows of prompts
+    sums: list[float]  # accepted tokens expected of the likeliest nodes, by their number - 1
 
 
 class _Promise:
-    """Expected accepted tokens of each level of trees of one width."""
+    """Expected accepted tokens of each level of trees of one width.
 
-    def __init__(self, max_depth: int, misses_left: float) -> None:
+    narrow: the promise of width 1, by which one of a width that is hardly known is guessed.
+    """
+
+    def __init__(self, max_depth: int, misses_left: float, narrow: "_Promise | None") -> None:
         self._above = [0.0] * max_depth  # mass of the level before, in trees that have this one
         self._mass = [0.0] * max_depth
         self._misses_left = misses_left
-        self.totals: list[float] = []  # [depth - 1]: of all levels down to depth
-        self._fit()
+        self._narrow = narrow
 
     def add(self, levels: Sequence[float]) -> None:
         """Take in a tree. Levels that it lacks fade too: what was seen there is old."""
@@ -75,23 +80,26 @@ class _Promise:
             self._above[d] += above
             self._mass[d] += mass
             above = mass
-        self._fit()
 
     def soften(self) -> None:
         """Keep what is promised, but let the next trees count much more."""
         self._above = [value * _SOFTENED for value in self._above]
         self._mass = [value * _SOFTENED for value in self._mass]
 
-    def _fit(self) -> None:
-        """Each level's share of the one before, shrunk to the share before that."""
-        share = 1.0 - (1.0 - _FIRST) * self._misses_left
-        level, total, totals = 1.0, 0.0, []
-        for above, mass in zip(self._above, self._mass, strict=True):
+    def shares(self) -> list[float]:
+        """Return each level's share of the one before, shrunk to the share before that."""
+        narrow = self._narrow.shares() if self._narrow is not None else None
+        share, shares = _FIRST, []
+        for d, (above, mass) in enumerate(zip(self._above, self._mass, strict=True)):
+            if narrow is not None:
+                share = 1.0 - (1.0 - narrow[d]) * self._misses_left
             share = min((mass + _PRIOR * share) / (above + _PRIOR), 0.99)
-            level *= share
-            total += level
-            totals.append(total)
-        self.totals = totals
+            shares.append(share)
+        return shares
+
+    def totals(self) -> list[float]:
+        """Return, at [depth - 1], the expected accepted tokens of all levels down to depth."""
+        return list(accumulate(accumulate(self.shares(), mul)))
 
 
 class ModelUse:
@@ -101,7 +109,10 @@ class ModelUse:
         self.is_on = False
         self._max_nodes = max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
-        self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w]) for w in _WIDTHS}
+        narrow = _Promise(max_depth, 1.0, None)
+        self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w], narrow) for w in _WIDTHS[1:]}
+        self._promises[1] = narrow
+        self._totals = {w: p.totals() for w, p in self._promises.items()}  # at the last decision
         self._width = 1
         self._place = 0  # in _depths: the depth of the last way
         self._pass: dict[int, Estimate] = {}
@@ -124,7 +135,8 @@ class ModelUse:
         """
         levels, best_path = _levels(tree, paths)
         promise = self._promises[width]
-        usual = promise.totals[min(len(levels), len(promise.totals)) - 1]
+        totals = self._totals[width]
+        usual = totals[min(len(levels), len(totals)) - 1]
         promise.add(levels)
         if width > 1:
             self._promises[1].add(best_path)
@@ -179,7 +191,7 @@ class ModelUse:
             self.is_on, self._changed, self._worth = True, now, now
         else:
             self._next_look = now + _LOOK_EVERY
-        if not self.is_on or advantage <= 1.0:
+        if not self.is_on or advantage <= MARGIN:
             return None
         self._width = width
         return chosen, depth, width
@@ -192,9 +204,12 @@ class ModelUse:
         A few ways a step suffice: what is best changes slowly, and each has its turn.
         """
         depths, place, width = self._depths, self._place, self._width
+        other = _WIDTHS[now % len(_WIDTHS)]
+        for w in {width, other}:
+            self._totals[w] = self._promises[w].totals()
         places = {place, max(place - 1, 0), min(place + 1, len(depths) - 1), now % len(depths)}
         ways = [(depths[i], width, 1.0) for i in places]
-        ways.append((depths[place], _WIDTHS[now % len(_WIDTHS)], 1.0))
+        ways.append((depths[place], other, 1.0))
         if len(able) > 1:
             ways.append((depths[place], width, _SHARES[now % len(_SHARES)]))
         best = max(self._rate(costs, outlook, able, *way) for way in ways)
@@ -219,17 +234,22 @@ class ModelUse:
         taken = gains[: _share_of(len(gains), share)]
         num_seqs = len(outlook.gains)
         nodes = min(width * depth, self._max_nodes)
-        num_rows = num_seqs + sum(outlook.nodes) + sum(nodes - outlook.nodes[i] for _, i in taken)
-        tokens = num_seqs + sum(outlook.gains) + sum(gain for gain, _ in taken)
-        seconds = costs.step_s(num_seqs, max(num_rows, num_seqs + 1)) + outlook.extra_s
-        seconds += self.drafting_s(costs, len(taken) * width, depth)
-        return tokens / seconds, depth, width, share
+        before, added = sum(outlook.nodes), sum([nodes - outlook.nodes[i] for _, i in taken])
+        tokens = num_seqs + sum(outlook.gains) + sum([gain for gain, _ in taken])
+        fixed_s = outlook.extra_s + self.drafting_s(costs, len(taken) * width, depth)
+        num_rows = num_seqs + max(before + added, 1)
+        rate = tokens / (costs.step_s(num_seqs, num_rows) + fixed_s)
+        if 0 < added < before:  # or in the place of the unlikeliest others, on the same stair
+            tokens -= outlook.sums[before - 1] - outlook.sums[before - added - 1]
+            same = tokens / (costs.step_s(num_seqs, num_seqs + before) + fixed_s)
+            rate = max(rate, same)
+        return rate, depth, width, share
 
     def _gains(
         self, outlook: Outlook, able: Sequence[tuple[int, float]], depth: int, width: int
     ) -> list[tuple[float, int]]:
         """Return (tokens more than without, index) of those who gain, the most first."""
-        usual, others = self._promises[width].totals[depth - 1], outlook.gains
+        usual, others = self._totals[width][depth - 1], outlook.gains
         gains = [(ratio * usual - others[i], i) for i, ratio in able]
         return sorted([pair for pair in gains if pair[0] > 0.0], reverse=True)
 

@@ -47,14 +47,14 @@ class Pool:
         likely = [i for i, p in enumerate(flat) if p > floor]
         likely.sort(key=flat.__getitem__, reverse=True)
         self._order = likely
-        self._sums = list(accumulate([flat[i] for i in likely]))
+        self.sums = list(accumulate([flat[i] for i in likely]))  # tokens expected of the first n
 
     def __len__(self) -> int:
         return len(self._order)
 
     def gain(self, num_nodes: int) -> float:
         """Return the tokens expected of the first num_nodes."""
-        return self._sums[num_nodes - 1] if num_nodes else 0.0
+        return self.sums[num_nodes - 1] if num_nodes else 0.0
 
     def best(
         self, costs: CostTable, num_seqs: int, *, max_nodes: int, extra_s: float
@@ -63,7 +63,7 @@ class Pool:
         most = min(len(self._order), max_nodes)
         if most <= 0:
             return None
-        sums, (edges, factor) = self._sums, costs.staircase(num_seqs)
+        sums, (edges, factor) = self.sums, costs.staircase(num_seqs)
         best, best_rate, best_s = 0, 0.0, 1.0
         for num_rows, seconds in edges:
             num_nodes = num_rows - num_seqs

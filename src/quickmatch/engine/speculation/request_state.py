@@ -15,6 +15,8 @@ _FADING = 0.985  # of what was seen, from one step to the next without
 _REVIEW_STEPS = 16
 _MAX_RATIO = 2.5
 _PATIENCE = 4  # drafts of no use before they are asked for less often
+_BLOCK = 64  # places: enough to tell a request's acceptance
+_LEAST_BLOCK = 8  # at its end
 _NUM_SOURCES = len(Source)
 
 
@@ -24,6 +26,7 @@ class RequestState:
     __slots__ = (
         "_accepted",
         "_asked",
+        "_blocks",
         "_foretold",
         "_gain",
         "_match_length",
@@ -33,6 +36,7 @@ class RequestState:
         "_usual",
         "drafted",
         "ratios",
+        "scope",
     )
 
     def __init__(self, now: int) -> None:
@@ -40,6 +44,8 @@ class RequestState:
         self.drafted: Merged | None = None  # in this step, until it is judged
         self._gain = 0.0  # accepted tokens that a model's trees promised
         self._usual = 0.0  # and what they promise as a rule
+        self.scope = ""  # what drifts are told apart by
+        self._blocks: dict[Source, list[int]] = {}  # judged and right since the last block
         self._accepted = [0.0] * _NUM_SOURCES
         self._foretold = [0.0] * _NUM_SOURCES
         self._reviewed = now
@@ -75,6 +81,18 @@ class RequestState:
     def _set_ratio(self, source: Source) -> None:
         ratio = (_PRIOR + self._accepted[source]) / (_PRIOR + self._foretold[source])
         self.ratios[source] = min(ratio, _MAX_RATIO)
+
+    def count(self, source: Source, num_tested: int, num_right: int) -> float | None:
+        """Count places where a source had a draft; return the acceptance of each full block."""
+        block = self._blocks.setdefault(source, [0, 0])
+        block[0] += num_tested
+        block[1] += num_right
+        return self.take_block(source, _BLOCK) if block[0] >= _BLOCK else None
+
+    def take_block(self, source: Source, least: int = _LEAST_BLOCK) -> float | None:
+        """Return a source's acceptance since the last block, if as many places were judged."""
+        num_tested, num_right = self._blocks.pop(source, (0, 0))
+        return num_right / num_tested if num_tested >= least else None
 
     # ---- a model drafter's promise
 

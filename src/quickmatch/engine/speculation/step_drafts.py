@@ -39,7 +39,9 @@ class StepDrafts:
         """Return what the step gives at best with these drafts and no others."""
         num_seqs = len(self.merged)
         plain_s = costs.plain_s(num_seqs) + extra_s
-        outlook = Outlook(num_seqs / plain_s, [0.0] * num_seqs, [0] * num_seqs, extra_s)
+        outlook = Outlook(
+            num_seqs / plain_s, [0.0] * num_seqs, [0] * num_seqs, extra_s, self.pool.sums
+        )
         best = self.pool.best(costs, num_seqs, max_nodes=len(self.pool), extra_s=extra_s)
         if best is not None and best.tokens_per_s > outlook.tokens_per_s:
             chosen = self.pool.split(best.num_nodes)

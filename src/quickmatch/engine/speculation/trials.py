@@ -58,6 +58,8 @@ class Trials:
 
     def is_plain_due(self, num_seqs: int) -> bool:
         """Return whether this step is to be plain, so that its cost is known anew."""
+        if not self._costs.knows_plain:
+            return True
         if self._num_since_plain < _PLAIN_STALE:
             return False
         loss_s = self._costs.plain_s(num_seqs) - num_seqs * self._seconds / self._tokens

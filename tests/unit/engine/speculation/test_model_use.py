@@ -1,0 +1,105 @@
+import pytest
+
+from quickmatch.engine.speculation.costs import CostTable
+from quickmatch.engine.speculation.model_use import ModelPlan, ModelUse, Outlook
+from quickmatch.engine.speculation.tree import DraftTree, Source
+from tests.unit.engine.speculation.simulation import cpu_cost
+
+PASS_S = 0.2e-3
+
+
+@pytest.fixture
+def costs() -> CostTable:
+    table = CostTable()
+    for _ in range(5):
+        for num_seqs in (1, 8):
+            for factor in (1, 2, 4, 8, 16):
+                table.observe(num_seqs, num_seqs * factor, cpu_cost(num_seqs, num_seqs * factor))
+    return table
+
+
+def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelUse:
+    use = ModelUse(max_depth=16, max_nodes=24)
+    tree = DraftTree.chain(range(depth), [0.9] * depth, Source.HEAD)
+    for _ in range(60):
+        use.promised(1, tree, [chance ** (d + 1) for d in range(depth)])
+        use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth * pass_s)
+    return use
+
+
+def plain(costs: CostTable, num_seqs: int) -> Outlook:
+    rate = num_seqs / costs.plain_s(num_seqs)
+    return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, 0.0, [])
+
+
+def settle(use: ModelUse, costs: CostTable, outlook: Outlook) -> tuple[list[int], int, int] | None:
+    able = [(i, 1.0) for i in range(len(outlook.gains))]
+    found = None
+    for now in range(100):
+        found = use.plan(costs, outlook, able, now=now)
+    return found
+
+
+@pytest.mark.parametrize(("chance", "shallow", "deep"), [(0.5, 1, 3), (0.7, 2, 7), (0.9, 5, 12)])
+def test_depth_follows_what_is_promised(
+    costs: CostTable, chance: float, shallow: int, deep: int
+) -> None:
+    # Guards: a depth that is fixed, or stuck where it began.
+    found = settle(use_with(chance), costs, plain(costs, 1))
+    assert found is not None
+    assert shallow <= found[1] <= deep
+
+
+def test_a_slow_drafter_is_not_used(costs: CostTable) -> None:
+    # Guards: accepted tokens counted without the time that drafting takes.
+    assert settle(use_with(0.7, pass_s=3e-3), costs, plain(costs, 1)) is None
+
+
+def test_a_promise_of_nothing_is_not_used(costs: CostTable) -> None:
+    # Guards: the optimism of the start that never ends.
+    assert settle(use_with(0.05), costs, plain(costs, 1)) is None
+
+
+def test_only_those_who_gain_are_drafted_for(costs: CostTable) -> None:
+    # Guards: the model run for sequences whose other drafts are better.
+    outlook = plain(costs, 8)
+    for i in range(4):
+        outlook.gains[i], outlook.nodes[i] = 2.0, 3
+    outlook.sums = [8 * (i + 1) / 12 for i in range(12)]
+    outlook.tokens_per_s = (8 + 8) / costs.step_s(8, 20)
+    found = settle(use_with(0.8), costs, outlook)
+    assert found is not None
+    assert set(found[0]) <= {4, 5, 6, 7}
+
+
+def test_comes_into_use_and_goes_out_with_a_dwell(costs: CostTable) -> None:
+    # Guards: in and out of use with every bit of noise.
+    use = use_with(0.8)
+    outlook = plain(costs, 1)
+    able = [(0, 1.0)]
+    use.plan(costs, outlook, able, now=0)
+    assert use.is_on
+    states = []
+    for now in range(1, 200):
+        good = now % 4 == 0  # one step in four is worth it: it stays
+        outlook.tokens_per_s = (1.0 if good else 9.0) / costs.plain_s(1)
+        use.plan(costs, outlook, able, now=now)
+        states.append(use.is_on)
+    assert all(states)
+    outlook.tokens_per_s = 9.0 / costs.plain_s(1)
+    for now in range(200, 300):
+        found = use.plan(costs, outlook, able, now=now)
+        assert found is None
+    assert not use.is_on
+
+
+def test_the_likeliest_path_of_a_wide_tree_tells_of_narrow_ones() -> None:
+    # Guards: a width chosen by the optimism about the others that were never tried.
+    use = ModelUse(max_depth=4, max_nodes=24)
+    tree = DraftTree()
+    for token_id, parent in ((1, -1), (2, -1), (3, 0), (4, 1)):
+        tree.add(token_id, parent, 0.5, Source.HEAD)
+    for _ in range(100):
+        use.promised(2, tree, [0.5, 0.3, 0.2, 0.1])
+    assert use._promises[1].totals()[:2] == pytest.approx([0.5, 0.7], abs=0.05)
+    assert use._promises[2].totals()[:2] == pytest.approx([0.8, 1.1], abs=0.05)
