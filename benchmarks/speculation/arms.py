@@ -1,7 +1,8 @@
 """The arms: ways to decode with our engine, and the peers' ways. Each is a process of its own.
 
     plain             no speculation: what every other arm is measured against
-    generic           a small general model drafts 4 tokens, always: as it is commonly set up
+    generic           a small general model drafts in every step, 4 tokens or fewer where it is
+                      unsure itself: as it is commonly set up
     generic-adaptive  the same model, but our controller decides when (for information)
     suffix            past outputs and the request's own text alone
     head              the trained head alone
