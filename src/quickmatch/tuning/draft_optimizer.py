@@ -2,8 +2,8 @@
 
 Owns the two optimizers and the ratio of their rates. Muon's step changes a matrix by the same share
 of its own size whatever its width, so one rate serves heads of every width; AdamW's falls with it.
-On the shipped model Muon was after 31 steps beyond what AdamW alone, at its best rate, reached after
-63 (docs/lab-notes.md).
+On the shipped model Muon was after 31 steps beyond what AdamW alone, at its best rate, reached
+after 63 (docs/lab-notes.md).
 
 Source: Muon, https://kellerjordan.github.io/posts/muon.
 """
