@@ -19,6 +19,7 @@ from quickmatch.engine.batch import Span
 from quickmatch.engine.packing import IntPacker, Packed
 
 SHORT_TOKENS = 32  # spans of at most so many tokens are batched
+GROUP_WORK = 768  # queries times blocks that cost about as much as one more group
 
 
 @dataclass(slots=True)
@@ -39,13 +40,17 @@ class SpanGroup:
 
 
 def groups_of_like_size(spans: list[Span]) -> list[list[Span]]:
-    """One group, unless padding to the largest would more than double the work."""
+    """One group, unless padding to the largest would more than double the work.
+
+    Work is counted in queries times blocks. A little is padded in any case: a group of its own
+    costs ten operations a layer (measured: docs/lab-notes.md).
+    """
     if not spans:
         return []
     queries = [span.num_tokens for span in spans]
     blocks = [len(span.block_table) for span in spans]
     work = sum(q * b for q, b in zip(queries, blocks, strict=True))
-    if len(spans) * max(queries) * max(blocks) <= 2 * work:
+    if len(spans) * max(queries) * max(blocks) <= 2 * work + GROUP_WORK:
         return [spans]
     groups: dict[tuple[int, int], list[Span]] = {}
     for span, q, b in zip(spans, queries, blocks, strict=True):

@@ -118,7 +118,7 @@ def test_a_long_chunk_is_attended_in_pieces() -> None:
 def test_long_and_short_decodes_are_batched_apart() -> None:
     """Rows whose padding would more than double the work form groups of like length."""
     attention = TorchAttention(2, 2, 8, 4)
-    spans = [Span(i, 1, 4 * n - 1, list(range(n)), -1, None) for i, n in enumerate((1, 1, 40, 2))]
+    spans = [Span(i, 1, 4 * n - 1, list(range(n)), -1, None) for i, n in enumerate((1, 1, 400, 2))]
     batch = StepBatch([0] * 4, [0] * 4, [0] * 4, spans)
     plan = attention.plan(batch, None, IntPacker())
     assert sorted(group.num_spans for group in plan.groups) == [1, 1, 2]
