@@ -54,13 +54,19 @@ def accept(tree: DraftTree | None) -> list[int]:
 
 
 def measure(
-    num_seqs: int, num_nodes: int, *, is_chain: bool, with_model: bool, num_steps: int
+    num_seqs: int,
+    num_nodes: int,
+    *,
+    is_chain: bool,
+    with_model: bool,
+    num_steps: int,
+    floor: float,
 ) -> list[tuple[float, ...]]:
     """Return each step's microseconds by part, after a warm-up of a third as many steps."""
     costs = CostTable()
     for point in points_to_measure(64, num_nodes):
         costs.observe(*point, step_s(*point))
-    controller = Controller(costs, SpeculationConfig(min_path_probability=0.02))
+    controller = Controller(costs, SpeculationConfig(min_path_probability=floor))
     dice = random.Random(0)
     ids = list(range(num_seqs))
     samples: list[tuple[float, ...]] = []
@@ -116,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--nodes", type=int, default=16)
+    parser.add_argument("--floor", type=float, default=0.5, help="min_path_probability")
     arguments = parser.parse_args()
     rows = []
     print(
@@ -133,6 +140,7 @@ def main() -> None:
                 is_chain=is_chain,
                 with_model=with_model,
                 num_steps=arguments.steps,
+                floor=arguments.floor,
             )
             totals = sorted(map(sum, samples))
             fast, median, slow = (totals[int(q * len(totals))] for q in (0.1, 0.5, 0.95))

@@ -15,7 +15,7 @@ Source: calibrated path probabilities, SPECULATION.md §7; shrinkage as in empir
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from operator import mul
 
 from quickmatch.engine.speculation.isotonic import isotonic
@@ -206,35 +206,50 @@ class Calibration:
         self._sources[source] = SourceCalibration()
 
     def path_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:
-        """Return each node's probability that it and all before it are accepted.
+        """Return each node's probability that it and all before it are right.
 
-        ratios: [source], what the sequence's acceptance is of the usual. The controller's inner
-        loop: a chain of one source and feature, the usual, takes the short way.
+        ratios: [source], what the sequence's acceptance is of the usual.
         """
-        size = len(tree)
-        if not size:
+        if not tree.sources:
             return []
-        source, feature, parents = tree.sources[0], tree.features[0], tree.parents
+        source, feature = tree.sources[0], tree.features[0]
+        size = len(tree)
         if tree.sources.count(source) != size or tree.features.count(feature) != size:
             return self._mixed_probabilities(tree, ratios)
         ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
-        if parents == _CHAIN[:size]:
-            chances = [
-                row[int(c * _GRID)] * ratio
-                for row, c in zip(rows[1:], tree.confidences, strict=False)
-            ]
-            if ratio > 1.0:
-                chances = [min(chance, MAX_PROBABILITY) for chance in chances]
-            return list(accumulate(chances, mul))
         out: list[float] = []
         depths: list[int] = []
-        for parent, confidence in zip(parents, tree.confidences, strict=True):
+        for parent, confidence in zip(tree.parents, tree.confidences, strict=True):
             depth = 1 if parent < 0 else depths[parent] + 1
             depths.append(depth)
             chance = rows[depth][int(confidence * _GRID)] * ratio
             if chance > MAX_PROBABILITY:
                 chance = MAX_PROBABILITY
             out.append(chance if parent < 0 else chance * out[parent])
+        return out
+
+    def chain_probabilities(
+        self, tree: DraftTree, ratios: Sequence[float], floor: float
+    ) -> list[float] | None:
+        """Return the same for a chain of one source down to the floor; None if it is none.
+
+        The controller's inner loop: what is not likely enough needs no number.
+        """
+        size, source, feature = len(tree), tree.sources[0], tree.features[0]
+        if (
+            tree.parents != _CHAIN[:size]
+            or tree.sources.count(source) != size
+            or tree.features.count(feature) != size
+        ):
+            return None
+        ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
+        path, out = 1.0, []
+        for depth, confidence in enumerate(tree.confidences, 1):
+            chance = rows[depth][int(confidence * _GRID)] * ratio
+            path *= chance if chance < MAX_PROBABILITY else MAX_PROBABILITY
+            if path < floor:
+                break
+            out.append(path)
         return out
 
     def _mixed_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:

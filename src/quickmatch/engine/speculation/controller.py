@@ -187,8 +187,9 @@ class Controller:
         if state is None or state.drafted is None or not token_ids:
             return
         drafted, state.drafted = state.drafted, None
-        if not self._verdicts.add(state, drafted, token_ids, scope).isdisjoint(MODEL_SOURCES):
-            self._model.soften()
+        for source in self._verdicts.add(state, drafted, token_ids, scope):
+            if source in MODEL_SOURCES:
+                self._model.soften()
         if tree is None and drafted.begins_with(token_ids[0]):
             state.was_right()
         plan = step.plan
@@ -276,22 +277,26 @@ class Controller:
         self, sequence_ids: Sequence[int], trees: Sequence[Sequence[DraftTree]]
     ) -> StepDrafts:
         """Merge each sequence's drafts, with calibrated path probabilities."""
-        calibration = self._verdicts.calibration
         merged: list[Merged] = []
         for sequence_id, drafts in zip(sequence_ids, trees, strict=True):
             state = self._state(sequence_id)
             state.review(self._now)
             some = [tree for tree in drafts if tree.token_ids]
-            if not some:
-                merged.append(NO_DRAFT)
-                continue
-            paths = [calibration.path_probabilities(tree, state.ratios) for tree in some]
-            for tree, path in zip(some, paths, strict=True):
-                if tree.sources[0] in MODEL_SOURCES:
-                    self._note_promise(state, tree, path)
-            state.drafted = merge_drafts(some, paths, calibration)
-            merged.append(state.drafted)
+            state.drafted = self._merge(state, some) if some else None
+            merged.append(state.drafted or NO_DRAFT)
         return StepDrafts(merged, self._floor)
+
+    def _merge(self, state: RequestState, trees: list[DraftTree]) -> Merged:
+        calibration, first = self._verdicts.calibration, trees[0]
+        if len(trees) == 1 and first.sources[0] not in MODEL_SOURCES:
+            likely = calibration.chain_probabilities(first, state.ratios, self._floor)
+            if likely is not None:
+                return Merged(first, likely, [], is_chain=True)
+        paths = [calibration.path_probabilities(tree, state.ratios) for tree in trees]
+        for tree, path in zip(trees, paths, strict=True):
+            if tree.sources[0] in MODEL_SOURCES:
+                self._note_promise(state, tree, path)
+        return merge_drafts(trees, paths, calibration)
 
     def _note_promise(self, state: RequestState, tree: DraftTree, paths: list[float]) -> None:
         """Learn what a model's tree promises: what is too unlikely to be verified is no gain."""

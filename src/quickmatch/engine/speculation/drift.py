@@ -23,7 +23,7 @@ _TELLING = 0.25  # foretold; tokens below it say nothing of a fall
 _REQUESTS = (0.1, 4.0)  # some 8 blocks of half the usual acceptance
 _MEMORY = 64  # blocks in the mean
 _NUM_FIRST = 8  # blocks before a mean is one
-_MAX_SCOPES = 4096
+_MAX_SCOPES = 1024
 
 
 class PageHinkley:
@@ -77,16 +77,16 @@ class DriftWatch:
 
     def __init__(self) -> None:
         self.num_drifts = 0  # of the traffic, ever
-        self._tests: OrderedDict[tuple[str, Source], DriftTest] = OrderedDict()
+        self._tests: OrderedDict[str, list[DriftTest]] = OrderedDict()  # by scope; by source
 
     def test(self, scope: str, source: Source) -> DriftTest:
         """Return the test of a source in a scope. The oldest scopes are forgotten."""
-        test = self._tests.get((scope, source))
-        if test is None:
-            test = self._tests[scope, source] = DriftTest()
+        tests = self._tests.get(scope)
+        if tests is None:
+            tests = self._tests[scope] = [DriftTest() for _ in Source]
             if len(self._tests) > _MAX_SCOPES:
                 self._tests.popitem(last=False)
-        return test
+        return tests[source]
 
     def add_block(self, scope: str, source: Source, acceptance: float) -> None:
         """Take in the acceptance of a block of a request's tokens."""

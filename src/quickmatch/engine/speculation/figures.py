@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
 
-def _zeros() -> dict[Source, int]:
-    return dict.fromkeys(Source, 0)
+def _zeros() -> list[int]:
+    return [0] * len(Source)
 
 
 @dataclass(slots=True)
@@ -21,18 +21,18 @@ class Figures:
     plain_s: float = 0.0
     draft_s: float = 0.0
     num_drifts: int = 0
-    proposed: dict[Source, int] = field(default_factory=_zeros)
-    accepted: dict[Source, int] = field(default_factory=_zeros)
+    proposed: list[int] = field(default_factory=_zeros)  # by source
+    accepted: list[int] = field(default_factory=_zeros)
 
     @property
     def num_proposed(self) -> int:
         """Tokens verified, of all sources."""
-        return sum(self.proposed.values())
+        return sum(self.proposed)
 
     @property
     def num_accepted(self) -> int:
         """Tokens accepted, of all sources."""
-        return sum(self.accepted.values())
+        return sum(self.accepted)
 
     def add_verified(self, tree: DraftTree, accepted: Sequence[int]) -> None:
         """Count one verification."""

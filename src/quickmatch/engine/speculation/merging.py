@@ -30,8 +30,9 @@ class Merged:
     """A tree, each node's path probability, and the records that lost their place to others'."""
 
     tree: DraftTree
-    probabilities: list[float]
+    probabilities: list[float]  # of a chain only the first, where the rest is too unlikely
     twins: list[Twin]
+    is_chain: bool = False  # and of one source; may be False of such a one too
 
     def begins_with(self, token_id: int, *, of_model: bool = False) -> bool:
         """Return whether a first node holds this token; of_model: one that a model proposed."""

@@ -45,7 +45,7 @@ class RequestState:
         self._gain = 0.0  # accepted tokens that a model's trees promised
         self._usual = 0.0  # and what they promise as a rule
         self.scope = ""  # what drifts are told apart by
-        self._blocks: dict[Source, list[int]] = {}  # judged and right since the last block
+        self._blocks = [(0, 0)] * _NUM_SOURCES  # judged and right since the last block
         self._accepted = [0.0] * _NUM_SOURCES
         self._foretold = [0.0] * _NUM_SOURCES
         self._reviewed = now
@@ -84,14 +84,14 @@ class RequestState:
 
     def count(self, source: Source, num_tested: int, num_right: int) -> float | None:
         """Count places where a source had a draft; return the acceptance of each full block."""
-        block = self._blocks.setdefault(source, [0, 0])
-        block[0] += num_tested
-        block[1] += num_right
-        return self.take_block(source, _BLOCK) if block[0] >= _BLOCK else None
+        tested, right = self._blocks[source]
+        self._blocks[source] = tested + num_tested, right + num_right
+        return self.take_block(source, _BLOCK) if tested + num_tested >= _BLOCK else None
 
     def take_block(self, source: Source, least: int = _LEAST_BLOCK) -> float | None:
         """Return a source's acceptance since the last block, if as many places were judged."""
-        num_tested, num_right = self._blocks.pop(source, (0, 0))
+        num_tested, num_right = self._blocks[source]
+        self._blocks[source] = 0, 0
         return num_right / num_tested if num_tested >= least else None
 
     # ---- a model drafter's promise

@@ -9,7 +9,7 @@ from functools import partial
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
-from quickmatch.engine.speculation.merging import NO_DRAFT, Merged, merge
+from quickmatch.engine.speculation.merging import Merged, merge
 from quickmatch.engine.speculation.model_use import Outlook
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.request_state import RequestState
@@ -20,8 +20,6 @@ def merge_drafts(
     drafts: Sequence[DraftTree], paths: Sequence[list[float]], calibration: Calibration
 ) -> Merged:
     """Return one sequence's non-empty drafts as one tree; paths: their path probabilities."""
-    if not drafts:
-        return NO_DRAFT
     if len(drafts) == 1:
         return Merged(drafts[0], paths[0], [])
     return merge(drafts, paths, partial(calibration.agreement.probability, 0, 1))
@@ -74,16 +72,17 @@ class StepDrafts:
                 continue
             if _cheap_gain(one, nodes, price) > least_gain:
                 state.helped()
-            out.append(cut(one.tree, in_line(one.tree, nodes[:max_nodes])))
+            nodes = nodes[:max_nodes]
+            out.append(cut(one.tree, nodes if one.is_chain else in_line(one.tree, nodes)))
         return out
 
 
 def _cheap_gain(one: Merged, nodes: list[int], price: float) -> float:
     """Accepted tokens to be expected, beyond the price, of nodes that no model has proposed."""
     paths, sources = one.probabilities, one.tree.sources
-    if not any(source in sources for source in MODEL_SOURCES):
+    if not one.twins and sources[-1] not in MODEL_SOURCES:  # a model's nodes come last
         return sum([paths[node] for node in nodes]) - price * len(nodes)
-    twins = {twin.node for twin in one.twins}
+    twins = [twin.node for twin in one.twins]
     return sum(
         [
             paths[node] - price

@@ -130,3 +130,18 @@ def test_path_probabilities_are_products_below_their_parents() -> None:
                 assert paths[node] == pytest.approx(above * min(single * ratio, 0.985))
                 assert paths[node] < above
     assert calibration.path_probabilities(DraftTree(), EVEN) == []
+
+
+def test_chains_take_a_short_way_down_to_the_floor() -> None:
+    # Guards: the quick way of the usual draft gives other numbers than the general one.
+    calibration = Calibration()
+    teach(calibration, 0.7, 100)
+    chain = DraftTree.chain(range(6), [0.9, 0.8, 1.0, 0.7, 0.9, 0.5], SOURCE, 8)
+    for ratio in (0.5, 1.0, 2.0):
+        ratios = [ratio] * len(Source)
+        full = calibration.path_probabilities(chain, ratios)
+        assert calibration.chain_probabilities(chain, ratios, 0.0) == pytest.approx(full)
+        short = calibration.chain_probabilities(chain, ratios, 0.3)
+        assert short == pytest.approx([p for p in full if p >= 0.3])
+    chain.sources[2] = Source.HEAD
+    assert calibration.chain_probabilities(chain, EVEN, 0.0) is None
