@@ -15,19 +15,26 @@ Source: calibrated path probabilities, SPECULATION.md §7; shrinkage as in empir
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from operator import mul
 
+from quickmatch.engine.speculation.calibration_grid import (
+    C_OF,
+    CONFIDENCES,
+    D_OF,
+    F_OF,
+    GRID,
+    MAX_DEPTH,
+    NUM_C,
+    NUM_D,
+    NUM_F,
+    by_depth,
+    on_grid,
+)
 from quickmatch.engine.speculation.isotonic import isotonic
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
 MAX_PROBABILITY = 0.985  # nothing is certain; and a child stays behind its parent
 MIN_PROBABILITY = 0.004
-_GRID = 64  # raw confidences are looked up in steps of 1/64
-_CONFIDENCES = (0.0, 0.05, 0.12, 0.22, 0.35, 0.5, 0.65, 0.78, 0.88, 0.94, 0.98, 1.0)  # centres
-_FEATURES = (2, 4, 8, 16, 32, 64)  # upper ends of the buckets
-_DEPTHS = (1, 3, 7, 1000)
-_MAX_DEPTH = 64  # of a draft; the controller cuts deeper ones
 _BOUND = 96.0  # judgements that a cell keeps, at most
 _PRIORS = (4.0, 6.0, 10.0)  # judgements that the level above is worth, by level
 _MAX_NEWS = 64  # judgements after which a slice's table is made again, at the latest
@@ -36,66 +43,35 @@ _TURN_STEPS = 16  # after which the next slice has its turn
 _SOURCE_PRIOR = 8.0
 _SOFTENED = 0.03  # of the evidence stays when it has become doubtful
 
-_CHAIN = list(range(-1, _MAX_DEPTH - 1))  # the parents of a chain
-
-_NUM_C, _NUM_F, _NUM_D = len(_CONFIDENCES), len(_FEATURES), len(_DEPTHS)
-
-
-def _bucket(ends: Sequence[int], value: int) -> int:
-    return next((i for i, end in enumerate(ends) if value <= end), len(ends) - 1)
-
-
-def _confidence_bucket(grid: int) -> int:
-    middles = [(a + b) / 2 for a, b in pairwise(_CONFIDENCES)]
-    return sum(grid / _GRID > middle for middle in middles)
-
-
-_C_OF = tuple(_confidence_bucket(i) for i in range(_GRID + 1))
-_F_OF = tuple(_bucket(_FEATURES, i) for i in range(65))
-_D_OF = tuple(_bucket(_DEPTHS, i) for i in range(_MAX_DEPTH + 1))
-
-
-def _grid_weights() -> tuple[tuple[int, int, float], ...]:
-    """For each raw confidence of the grid the two centres around it and the upper one's share."""
-    out = []
-    for grid in range(_GRID + 1):
-        confidence = grid / _GRID
-        high = next(i for i, centre in enumerate(_CONFIDENCES) if confidence <= centre)
-        low = max(high - 1, 0)
-        width = _CONFIDENCES[high] - _CONFIDENCES[low]
-        share = (confidence - _CONFIDENCES[low]) / width if width else 1.0
-        out.append((low, high, share))
-    return tuple(out)
-
-
-_WEIGHTS = _grid_weights()
+_CHAIN = list(range(-1, MAX_DEPTH - 1))  # the parents of a chain
 
 
 class SourceCalibration:
     """Acceptance of one source's tokens."""
 
     def __init__(self) -> None:
-        self._tested = [0.0] * (_NUM_F * _NUM_D * _NUM_C)  # by feature, depth, confidence
-        self._accepted = [0.0] * (_NUM_F * _NUM_D * _NUM_C)
-        self._sums = [([0.0] * _NUM_C, [0.0] * _NUM_C)] * _NUM_F  # over depths: tested, accepted
-        self._news = [0] * _NUM_F
-        self._evidence = [0.0] * _NUM_F
+        self._tested = [0.0] * (NUM_F * NUM_D * NUM_C)  # by feature, depth, confidence
+        self._accepted = [0.0] * (NUM_F * NUM_D * NUM_C)
+        self._sums = [([0.0] * NUM_C, [0.0] * NUM_C)] * NUM_F  # over depths: tested, accepted
+        self._news = [0] * NUM_F
+        self._evidence = [0.0] * NUM_F
         self._num_steps = 0
         self._has_news = False  # since the last round of turns
         self._turn = 0
         self.rows: list[list[list[float]]] = []  # [feature bucket][depth][grid of confidence]
-        for feature in range(_NUM_F):
+        for feature in range(NUM_F):
             self.rows.append([])
             self._refresh(feature)
 
     def probability(self, feature: int, depth: int, confidence: float) -> float:
-        """Return P(a token is right | the path to it was). feature, depth: at most 64."""
-        return self.rows[_F_OF[feature]][depth][int(confidence * _GRID)]
+        """Return P(a token is right | the path to it was). feature, depth: at most
+        MAX_FEATURE and MAX_DEPTH."""
+        return self.rows[F_OF[feature]][depth][int(confidence * GRID)]
 
     def judge(self, feature: int, depth: int, confidence: float, is_right: bool) -> float:
         """Count one token whose parent was right; return the probability it had been given."""
-        grid, f = int(confidence * _GRID), _F_OF[feature]
-        cell = (f * _NUM_D + _D_OF[depth]) * _NUM_C + _C_OF[grid]
+        grid, f = int(confidence * GRID), F_OF[feature]
+        cell = (f * NUM_D + D_OF[depth]) * NUM_C + C_OF[grid]
         tested, accepted = self._tested, self._accepted
         tested[cell] += 1.0
         if is_right:
@@ -116,7 +92,7 @@ class SourceCalibration:
             return
         self._num_steps += 1
         if self._num_steps % _TURN_STEPS == 0:
-            self._turn = (self._turn + 1) % _NUM_F
+            self._turn = (self._turn + 1) % NUM_F
             self._has_news = self._turn != 0
             self._refresh(self._turn)
             return
@@ -133,37 +109,39 @@ class SourceCalibration:
         """Keep the tables, doubt the evidence: what is judged next counts much more."""
         self._tested = [value * _SOFTENED for value in self._tested]
         self._accepted = [value * _SOFTENED for value in self._accepted]
-        for f in range(_NUM_F):
+        for f in range(NUM_F):
             self._sum(f)
             self._evidence[f] = 0.0
 
     def _sum(self, f: int) -> None:
         """Sum the counts of a slice over depths."""
-        start, end = f * _NUM_D * _NUM_C, (f + 1) * _NUM_D * _NUM_C
+        start, end = f * NUM_D * NUM_C, (f + 1) * NUM_D * NUM_C
         tested, accepted = self._tested[start:end], self._accepted[start:end]
         self._sums[f] = (
-            [sum(tested[c::_NUM_C]) for c in range(_NUM_C)],
-            [sum(accepted[c::_NUM_C]) for c in range(_NUM_C)],
+            [sum(tested[c::NUM_C]) for c in range(NUM_C)],
+            [sum(accepted[c::NUM_C]) for c in range(NUM_C)],
         )
 
     def _refresh(self, f: int) -> None:
         self._sum(f)
         all_tested = [sum(column) for column in zip(*(t for t, _ in self._sums), strict=True)]
         all_accepted = [sum(column) for column in zip(*(a for _, a in self._sums), strict=True)]
-        expected = sum(map(mul, all_tested, _CONFIDENCES))
+        expected = sum(map(mul, all_tested, CONFIDENCES))
         ratio = (sum(all_accepted) + _SOURCE_PRIOR) / (expected + _SOURCE_PRIOR)
-        means = [min(c * ratio, MAX_PROBABILITY) for c in _CONFIDENCES]
+        means = [min(c * ratio, MAX_PROBABILITY) for c in CONFIDENCES]
         means = _shrunk(all_tested, all_accepted, means, _PRIORS[0])
         means = isotonic(means, [tested + _PRIORS[0] for tested in all_tested])
         means = _shrunk(*self._sums[f], means, _PRIORS[1])
         tables: list[list[float]] = []
-        for d in range(_NUM_D):
-            start = (f * _NUM_D + d) * _NUM_C
-            tested = self._tested[start : start + _NUM_C]
-            accepted = self._accepted[start : start + _NUM_C]
+        for d in range(NUM_D):
+            start = (f * NUM_D + d) * NUM_C
+            tested = self._tested[start : start + NUM_C]
+            accepted = self._accepted[start : start + NUM_C]
             values = _shrunk(tested, accepted, means, _PRIORS[2])
-            tables.append(_expand(isotonic(values, [t + _PRIORS[2] for t in tested])))
-        self.rows[f] = [tables[d] for d in _D_OF]
+            values = isotonic(values, [t + _PRIORS[2] for t in tested])
+            values = [min(max(v, MIN_PROBABILITY), MAX_PROBABILITY) for v in values]
+            tables.append(on_grid(values))
+        self.rows[f] = by_depth(tables)
         self._news[f] = 0
         self._evidence[f] = sum(self._sums[f][0])
 
@@ -176,12 +154,6 @@ def _shrunk(
         (a + strength * prior) / (t + strength)
         for t, a, prior in zip(tested, accepted, priors, strict=True)
     ]
-
-
-def _expand(values: list[float]) -> list[float]:
-    """Return the values at the confidences of the grid."""
-    values = [min(max(v, MIN_PROBABILITY), MAX_PROBABILITY) for v in values]
-    return [values[low] * (1.0 - share) + values[high] * share for low, high, share in _WEIGHTS]
 
 
 class Calibration:
@@ -216,13 +188,13 @@ class Calibration:
         size = len(tree)
         if tree.sources.count(source) != size or tree.features.count(feature) != size:
             return self._mixed_probabilities(tree, ratios)
-        ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
+        ratio, rows = ratios[source], self._sources[source].rows[F_OF[feature]]
         out: list[float] = []
         depths: list[int] = []
         for parent, confidence in zip(tree.parents, tree.confidences, strict=True):
             depth = 1 if parent < 0 else depths[parent] + 1
             depths.append(depth)
-            chance = rows[depth][int(confidence * _GRID)] * ratio
+            chance = rows[depth][int(confidence * GRID)] * ratio
             if chance > MAX_PROBABILITY:
                 chance = MAX_PROBABILITY
             out.append(chance if parent < 0 else chance * out[parent])
@@ -242,10 +214,10 @@ class Calibration:
             or tree.features.count(feature) != size
         ):
             return None
-        ratio, rows = ratios[source], self._sources[source].rows[_F_OF[feature]]
+        ratio, rows = ratios[source], self._sources[source].rows[F_OF[feature]]
         path, out = 1.0, []
         for depth, confidence in enumerate(tree.confidences, 1):
-            chance = rows[depth][int(confidence * _GRID)] * ratio
+            chance = rows[depth][int(confidence * GRID)] * ratio
             path *= chance if chance < MAX_PROBABILITY else MAX_PROBABILITY
             if path < floor:
                 break

@@ -24,6 +24,8 @@ Source: Θ and its guards, SPECULATION.md §7.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
@@ -48,6 +50,7 @@ class _Step:
     num_asked: int = 0
     num_decoding: int = 0
     num_verified: int = 0
+    num_verified_nodes: int = 0
     num_verified_tokens: int = 0
     num_tried: int = 0  # first tokens of a model on trial that were judged
     num_right: int = 0
@@ -61,6 +64,8 @@ class Controller:
     """One engine's. Not thread-safe: it lives in the engine's loop."""
 
     def __init__(self, costs: CostTable, config: SpeculationConfig) -> None:
+        if config.max_depth > MAX_DEPTH:
+            raise ConfigError(f"speculation.max_depth is {config.max_depth}; at most {MAX_DEPTH}")
         self._costs = costs
         self._config = config
         self._floor = config.min_path_probability if config.is_adaptive else 0.0
@@ -145,7 +150,12 @@ class Controller:
             step.drafts = self._gather(sequence_ids, trees)
         drafts, config = step.drafts, self._config
         if config.is_adaptive:
-            num_nodes = self._num_worth(drafts, num_other_rows, max_rows)
+            num_nodes = drafts.num_worth(
+                self._costs,
+                max_nodes=max_rows,
+                extra_s=step.planned_s + num_other_rows * self._costs.other_row_s,
+                margin=1.0 if self._is_drafting else MARGIN,
+            )
             self._is_drafting = num_nodes > 0
         else:
             num_nodes = min(len(drafts.pool), max_rows)
@@ -153,7 +163,7 @@ class Controller:
             num_nodes,
             [self._states[i] for i in sequence_ids],
             max_nodes=config.max_draft_tokens,
-            price=self._price(drafts, num_nodes),
+            price=drafts.price(self._costs, num_nodes),
             least_gain=self._trials.least_gain,
         )
 
@@ -182,6 +192,7 @@ class Controller:
         if tree is not None:
             self._figures.add_verified(tree, accepted)
             step.num_verified += 1
+            step.num_verified_nodes += len(tree)
             step.num_verified_tokens += len(token_ids)
         state = self._states.get(sequence_id)
         if state is None or state.drafted is None or not token_ids:
@@ -218,21 +229,14 @@ class Controller:
         if step.num_asked:
             self._trials.asked(step.num_asked, max(0.0, draft_s - step.model_s))
         if is_decode_only:
-            costs = self._costs
-            costs.observe(num_seqs, num_rows, step_s)
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
-            foreseen_s = costs.step_s(num_seqs, num_rows)
-            # What disturbed this step would have disturbed plain ones too.
-            plain_s = num_emitted * costs.plain_s(num_seqs) / num_seqs
-            is_plain = num_rows == num_seqs
-            figures.plain_s += (
-                step_s if is_plain else plain_s * min(step_s / foreseen_s, _MAX_DISTURBED)
-            )
-            seconds = foreseen_s + step.planned_s
-            self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
+            self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
+            own = step.num_decoding + step.num_verified_nodes
+            if step.num_decoding and num_rows > own:
+                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s)
         if step.num_tried and 2 * step.num_right >= step.num_tried:
             self._trials.won()
         self._verdicts.calibration.refresh()
@@ -249,7 +253,7 @@ class Controller:
         """Believe the model drafter anew: another head has been loaded."""
         for source in MODEL_SOURCES:
             self._verdicts.calibration.renew(source)
-        self._model = ModelUse(self._config.max_depth, self._config.max_draft_tokens)
+        self._model.renew()
 
     def figures(self) -> Figures:
         """Return the sums since the start."""
@@ -257,6 +261,21 @@ class Controller:
         return self._figures
 
     # ---- inside
+
+    def _learn_cost(
+        self, step: _Step, num_seqs: int, num_rows: int, num_emitted: int, step_s: float
+    ) -> None:
+        costs, is_plain = self._costs, num_rows == num_seqs
+        costs.observe(num_seqs, num_rows, step_s)
+        foreseen_s = costs.step_s(num_seqs, num_rows)
+        if is_plain:
+            self._figures.plain_s += step_s
+        else:  # what disturbed this step would have disturbed plain ones too
+            disturbed = min(step_s / foreseen_s, _MAX_DISTURBED)
+            token_s = costs.plain_s(num_seqs) / num_seqs
+            self._figures.plain_s += num_emitted * token_s * disturbed
+        seconds = foreseen_s + step.planned_s
+        self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
 
     def _open(self) -> _Step:
         """Return the step, made at its first question."""
@@ -303,26 +322,6 @@ class Controller:
         plan, floor = self._open().plan, self._floor
         likely = [p if p > floor else 0.0 for p in paths]
         state.promised(*self._model.promised(1 if plan is None else plan.width, tree, likely))
-
-    def _num_worth(self, drafts: StepDrafts, num_other_rows: int, max_rows: int) -> int:
-        """Return how many nodes give the most tokens a second; 0: none do, beside plain."""
-        costs, num_seqs = self._costs, self._num_seqs
-        extra_s = self._open().planned_s + num_other_rows * costs.other_row_s
-        best = drafts.pool.best(costs, num_seqs, max_nodes=max_rows, extra_s=extra_s)
-        if best is None:
-            return 0
-        plain = num_seqs / (costs.plain_s(num_seqs) + extra_s)
-        margin = 1.0 if self._is_drafting else MARGIN
-        return best.num_nodes if best.tokens_per_s > margin * plain else 0
-
-    def _price(self, drafts: StepDrafts, num_nodes: int) -> float:
-        """Return the tokens that could be had in the time that a node's verification takes."""
-        if num_nodes == 0:
-            return 0.0
-        costs, num_seqs = self._costs, self._num_seqs
-        seconds = costs.step_s(num_seqs, num_seqs + num_nodes)
-        tokens_per_s = (num_seqs + drafts.pool.gain(num_nodes)) / seconds
-        return max(0.0, seconds - costs.plain_s(num_seqs)) / num_nodes * tokens_per_s
 
     def _plan_model(
         self,

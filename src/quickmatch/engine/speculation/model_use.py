@@ -1,9 +1,7 @@
 """Whether, for whom and how deep a drafter that runs a model (a head, a small model) is asked.
 
-Owns what its trees promise by width and depth, what drafting takes, and whether it is in use. A
-promise is the expected number of accepted tokens of a level of a tree by calibrated probability,
-so it does not depend on what was pruned later. It does not know trees or sequences: the
-controller passes what each sequence may gain.
+Owns what its trees promise by width and depth (promise.py), what drafting takes, and whether it is
+in use. It does not know sequences: the controller passes what each may gain.
 
 Guards: it is asked only where the predicted tokens a second are 3 % better, goes out of use when
 they were no better in 32 steps, and stays in or out for 16 steps. While in use each step still
@@ -13,12 +11,11 @@ asks only for the sequences, and to the depth, that pay.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import sqrt
-from operator import mul
 
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.estimate import Estimate
+from quickmatch.engine.speculation.promise import Promise, levels_of
 from quickmatch.engine.speculation.tree import DraftTree
 
 MARGIN = 1.03
@@ -29,10 +26,6 @@ _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _WIDTHS = (1, 2, 4)
 _SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
 _MISSES_LEFT = {2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
-_FIRST = 0.7  # acceptance of the first token, before any is seen
-_PRIOR = 1.0  # trees
-_SOFTENED = 0.05
-_KEPT = 1 - 1 / 64  # of what was seen, from tree to tree
 _PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -59,64 +52,25 @@ class Outlook:
     sums: list[float]  # accepted tokens expected of the likeliest nodes, by their number - 1
 
 
-class _Promise:
-    """Expected accepted tokens of each level of trees of one width.
-
-    narrow: the promise of width 1, by which one of a width that is hardly known is guessed.
-    """
-
-    def __init__(self, max_depth: int, misses_left: float, narrow: "_Promise | None") -> None:
-        self._above = [0.0] * max_depth  # mass of the level before, in trees that have this one
-        self._mass = [0.0] * max_depth
-        self._misses_left = misses_left
-        self._narrow = narrow
-
-    def add(self, levels: Sequence[float]) -> None:
-        """Take in a tree. Levels that it lacks fade too: what was seen there is old."""
-        self._above = [value * _KEPT for value in self._above]
-        self._mass = [value * _KEPT for value in self._mass]
-        above = 1.0
-        for d, mass in enumerate(levels[: len(self._mass)]):
-            self._above[d] += above
-            self._mass[d] += mass
-            above = mass
-
-    def soften(self) -> None:
-        """Keep what is promised, but let the next trees count much more."""
-        self._above = [value * _SOFTENED for value in self._above]
-        self._mass = [value * _SOFTENED for value in self._mass]
-
-    def shares(self) -> list[float]:
-        """Return each level's share of the one before, shrunk to the share before that."""
-        narrow = self._narrow.shares() if self._narrow is not None else None
-        share, shares = _FIRST, []
-        for d, (above, mass) in enumerate(zip(self._above, self._mass, strict=True)):
-            if narrow is not None:
-                share = 1.0 - (1.0 - narrow[d]) * self._misses_left
-            share = min((mass + _PRIOR * share) / (above + _PRIOR), 0.99)
-            shares.append(share)
-        return shares
-
-    def totals(self) -> list[float]:
-        """Return, at [depth - 1], the expected accepted tokens of all levels down to depth."""
-        return list(accumulate(accumulate(self.shares(), mul)))
-
-
 class ModelUse:
     """The decisions about one engine's model drafters."""
 
     def __init__(self, max_depth: int, max_nodes: int) -> None:
-        self.is_on = False
-        self._max_nodes = max_nodes
+        self._max_depth, self._max_nodes = max_depth, max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
-        narrow = _Promise(max_depth, 1.0, None)
-        self._promises = {w: _Promise(max_depth, _MISSES_LEFT[w], narrow) for w in _WIDTHS[1:]}
+        self._pass: dict[int, Estimate] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget what was promised: it is another drafter now. A pass takes as long as before."""
+        self.is_on = False
+        narrow = Promise(self._max_depth, 1.0, None)
+        self._promises = {w: Promise(self._max_depth, _MISSES_LEFT[w], narrow) for w in _WIDTHS[1:]}
         self._promises[1] = narrow
         self._totals = {w: p.totals() for w, p in self._promises.items()}  # at the last decision
         self._width = 1
         self._place = 0  # in _depths: the depth of the last way
-        self._pass: dict[int, Estimate] = {}
-        self._changed = -DWELL_STEPS
+        self._changed: int | None = None
         self._worth = 0
         self._next_look = 0
 
@@ -133,7 +87,7 @@ class ModelUse:
 
         paths: the path probability of each node.
         """
-        levels, best_path = _levels(tree, paths)
+        levels, best_path = levels_of(tree, paths)
         promise = self._promises[width]
         totals = self._totals[width]
         usual = totals[min(len(levels), len(totals)) - 1]
@@ -185,9 +139,9 @@ class ModelUse:
         if self.is_on:
             if advantage > 1.0:
                 self._worth = now
-            elif now - max(self._worth + DWELL_STEPS, self._changed) >= DWELL_STEPS:
+            elif now - self._worth >= _IDLE_STEPS and self._has_dwelt(now):
                 self.is_on, self._changed = False, now
-        elif advantage > MARGIN and now - self._changed >= DWELL_STEPS:
+        elif advantage > MARGIN and self._has_dwelt(now):
             self.is_on, self._changed, self._worth = True, now, now
         else:
             self._next_look = now + _LOOK_EVERY
@@ -195,6 +149,9 @@ class ModelUse:
             return None
         self._width = width
         return chosen, depth, width
+
+    def _has_dwelt(self, now: int) -> bool:
+        return self._changed is None or now - self._changed >= DWELL_STEPS
 
     def _best(
         self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]], now: int
@@ -260,18 +217,3 @@ def _batch(num_rows: int) -> int:
 
 def _share_of(count: int, share: float) -> int:
     return max(1, round(count * share)) if count else 0
-
-
-def _levels(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the expected accepted tokens of each level of a tree, and of its likeliest path."""
-    if tree.is_chain:
-        return list(paths), list(paths)
-    depths = tree.depths()
-    levels = [0.0] * max(depths)
-    best_path = levels.copy()
-    ends = [-1] + [0] * len(levels)  # the likeliest path's node at each depth
-    for node, (depth, probability) in enumerate(zip(depths, paths, strict=True)):
-        levels[depth - 1] += probability
-        if probability > best_path[depth - 1] and tree.parents[node] == ends[depth - 1]:
-            best_path[depth - 1], ends[depth] = probability, node
-    return levels, best_path

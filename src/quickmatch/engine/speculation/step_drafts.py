@@ -51,6 +51,27 @@ class StepDrafts:
             ]
         return outlook
 
+    def num_worth(self, costs: CostTable, *, max_nodes: int, extra_s: float, margin: float) -> int:
+        """Return how many nodes give the most tokens a second; 0: none do, beside plain decoding.
+
+        extra_s: seconds of this step beside the target's rows. margin: what they must win by.
+        """
+        num_seqs = len(self.merged)
+        best = self.pool.best(costs, num_seqs, max_nodes=max_nodes, extra_s=extra_s)
+        if best is None:
+            return 0
+        plain = num_seqs / (costs.plain_s(num_seqs) + extra_s)
+        return best.num_nodes if best.tokens_per_s > margin * plain else 0
+
+    def price(self, costs: CostTable, num_nodes: int) -> float:
+        """Return the tokens that could be had in the time that a node's verification takes."""
+        if num_nodes == 0:
+            return 0.0
+        num_seqs = len(self.merged)
+        seconds = costs.step_s(num_seqs, num_seqs + num_nodes)
+        tokens_per_s = (num_seqs + self.pool.gain(num_nodes)) / seconds
+        return max(0.0, seconds - costs.plain_s(num_seqs)) / num_nodes * tokens_per_s
+
     def take(
         self,
         num_nodes: int,

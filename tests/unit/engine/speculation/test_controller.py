@@ -2,6 +2,7 @@
 
 import pytest
 
+from quickmatch.core.errors import ConfigError
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.controller import Controller
 from quickmatch.engine.speculation.costs import CostTable
@@ -245,6 +246,15 @@ def test_drafts_of_one_sequence_are_merged() -> None:
     tree = controller(min_path_probability=0.02).choose([1], [[suffix(3), head]], max_rows=9)[0]
     assert tree is not None
     assert sorted(tree.token_ids) in ([1, 2, 3, 99], [1, 2, 3])
+
+
+def test_a_depth_beyond_the_tables_is_refused() -> None:
+    # Guards: an index error in the engine's loop for a setting that looked harmless.
+    with pytest.raises(ConfigError, match="max_depth is 5000; at most 1024"):
+        controller(max_depth=5000)
+    deep = DraftTree.chain(range(900), [1.0] * 900, SUFFIX, 63)
+    tree = controller(max_depth=1000, max_draft_tokens=1000).choose([1], [[deep]], max_rows=999)[0]
+    assert tree is not None
 
 
 def test_figures_add_up() -> None:

@@ -110,3 +110,11 @@ def test_points_to_measure_begin_with_what_matters() -> None:
     assert all(seqs <= rows <= 25 * seqs and rows <= 512 for seqs, rows in points)
     assert all(seqs == 1 for seqs, _ in points_to_measure(1, 4))
     assert (3, 3) in points_to_measure(3, 24)
+
+
+def test_rows_of_prompts_are_priced_by_steps_that_had_some() -> None:
+    # Guards: a step full of prompts reckoned as if it were as quick as a small one.
+    table = measured((4, 4), (4, 8), (4, 16))
+    for _ in range(10):
+        table.observe_mixed(4, 8, 100, cpu_cost(4, 8) + 100 * 30e-6)
+    assert table.other_row_s == pytest.approx(30e-6, rel=0.1)

@@ -103,3 +103,12 @@ def test_the_likeliest_path_of_a_wide_tree_tells_of_narrow_ones() -> None:
         use.promised(2, tree, [0.5, 0.3, 0.2, 0.1])
     assert use._promises[1].totals()[:2] == pytest.approx([0.5, 0.7], abs=0.05)
     assert use._promises[2].totals()[:2] == pytest.approx([0.8, 1.1], abs=0.05)
+
+
+def test_another_drafter_is_believed_but_not_timed_anew(costs: CostTable) -> None:
+    # Guards: a new head judged by the old one's promises, or thought to draft for nothing.
+    use = use_with(0.0, pass_s=0.3e-3)
+    assert settle(use, costs, plain(costs, 1)) is None
+    use.renew()
+    assert use.drafting_s(costs, 1, 2) == pytest.approx(0.6e-3)
+    assert use.plan(costs, plain(costs, 1), [(0, 1.0)], now=101) is not None

@@ -1,0 +1,74 @@
+"""What a model drafter's trees promise: expected accepted tokens of each level.
+
+By calibrated probability, not by what was accepted, so it depends neither on luck nor on what was
+pruned. Owns a curve over depth; it does not know who drafts, or what for.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from operator import mul
+
+from quickmatch.engine.speculation.tree import DraftTree
+
+_FIRST = 0.7  # acceptance of the first token, before any is seen
+_PRIOR = 1.0  # trees
+_KEPT = 1 - 1 / 64  # of what was seen, from tree to tree
+_SOFTENED = 0.05
+
+
+class Promise:
+    """Expected accepted tokens of each level of trees of one width.
+
+    narrow: the promise of width 1, by which one of a width that is hardly known is guessed.
+    """
+
+    def __init__(self, max_depth: int, misses_left: float, narrow: "Promise | None") -> None:
+        self._above = [0.0] * max_depth  # mass of the level before, in trees that have this one
+        self._mass = [0.0] * max_depth
+        self._misses_left = misses_left
+        self._narrow = narrow
+
+    def add(self, levels: Sequence[float]) -> None:
+        """Take in a tree. Levels that it lacks fade too: what was seen there is old."""
+        self._above = [value * _KEPT for value in self._above]
+        self._mass = [value * _KEPT for value in self._mass]
+        above = 1.0
+        for d, mass in enumerate(levels[: len(self._mass)]):
+            self._above[d] += above
+            self._mass[d] += mass
+            above = mass
+
+    def soften(self) -> None:
+        """Keep what is promised, but let the next trees count much more."""
+        self._above = [value * _SOFTENED for value in self._above]
+        self._mass = [value * _SOFTENED for value in self._mass]
+
+    def shares(self) -> list[float]:
+        """Return each level's share of the one before, shrunk to the share before that."""
+        narrow = self._narrow.shares() if self._narrow is not None else None
+        share, shares = _FIRST, []
+        for d, (above, mass) in enumerate(zip(self._above, self._mass, strict=True)):
+            if narrow is not None:
+                share = 1.0 - (1.0 - narrow[d]) * self._misses_left
+            share = min((mass + _PRIOR * share) / (above + _PRIOR), 0.99)
+            shares.append(share)
+        return shares
+
+    def totals(self) -> list[float]:
+        """Return, at [depth - 1], the expected accepted tokens of all levels down to depth."""
+        return list(accumulate(accumulate(self.shares(), mul)))
+
+
+def levels_of(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return the expected accepted tokens of each level of a tree, and of its likeliest path."""
+    if tree.is_chain:
+        return list(paths), list(paths)
+    depths = tree.depths()
+    levels = [0.0] * max(depths)
+    best_path = levels.copy()
+    ends = [-1] + [0] * len(levels)  # the likeliest path's node at each depth
+    for node, (depth, probability) in enumerate(zip(depths, paths, strict=True)):
+        levels[depth - 1] += probability
+        if probability > best_path[depth - 1] and tree.parents[node] == ends[depth - 1]:
+            best_path[depth - 1], ends[depth] = probability, node
+    return levels, best_path
