@@ -172,9 +172,13 @@ async def test_heads_are_swapped_under_load_and_nobody_notices(
     status = server.deployment().draft_status
     assert {name: s.adapter for name, s in status.items()} == {"": "", "red": "red@1"}
     assert all(s.swap_s is not None and s.swap_s < MAX_SWAP_S for s in status.values())
-    seen = metrics(server)
-    assert seen['head_swaps{deployment="tiny"}'] == 5
-    assert seen['proposed_tokens{deployment="tiny",drafter="head"}'] > 0
+
+    def is_told() -> bool:  # the engine reports once a second while idle
+        seen = metrics(server)
+        drafted = seen['proposed_tokens{deployment="tiny",drafter="head"}']
+        return seen['head_swaps{deployment="tiny"}'] == 5 and drafted > 0
+
+    await asyncio.to_thread(wait_until, is_told, "five swaps and drafts of heads in the metrics")
 
 
 def test_a_head_that_does_not_fit_is_refused_and_the_old_one_drafts_on(
