@@ -11,7 +11,7 @@ cell's counts are halved when they reach a bound, so that old evidence fades.
 
 The tables are made again for one slice (source, feature) at a time, once it has enough news.
 
-Source: calibrated path probabilities, SPECULATION.md §7; shrinkage as in empirical Bayes.
+Source: shrinkage as in empirical Bayes.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ and forget(id) at a sequence's end, renew_model() when another head was loaded, 
 Invariant: a step for which everything is None costs what plain decoding costs, and what is spent
 only to learn is on an allowance (trials.py).
 
-Source: Θ and its guards, SPECULATION.md §7.
+Source: Θ is goodput, expected tokens over measured time, as in docs/architecture.md.
 """
 
 from collections.abc import Sequence

@@ -10,7 +10,7 @@ done about a drift:
   and sure, because heads are trained anew for it. Requests differ; only many in a row that fall
   short are a drift of the traffic. `num_drifts` counts these.
 
-Source: Page 1954, Hinkley 1971; on the calibration residual: SPECULATION.md §7.
+Source: Page 1954, Hinkley 1971; here on the residual of calibration.
 """
 
 from collections import OrderedDict
