@@ -13,7 +13,7 @@ batch sizes show; that is optimistic on a staircase, so they get tried and corre
 What slows everything alike (a longer context, a busy neighbour) is a factor of its own, the
 *pace*, which moves faster than any entry: so entries that are rarely visited stay comparable.
 
-Source: cost tables by measurement, SPECULATION.md §7; the additive form over batch sizes is ours.
+The additive form over batch sizes is ours.
 """
 
 from bisect import bisect_left, bisect_right
@@ -28,7 +28,8 @@ _PACE_RATE = 1 / 16
 _NUM_SEEN_FOR_PACE = 8  # entries that are young explain surprises by themselves
 _REFIT_EVERY = 8  # observations of a batch size
 _REFIT_AGE = 512  # observations of others
-_YOUNG = 3  # observations
+_YOUNG = 2  # observations; a first time is slow: kernels are made for every number of rows
+_GUESS_AGE = 32  # observations after which a plain step's cost is guessed again
 _HOPE = 0.04  # of the seconds: what an unseen bucket is thought cheaper, so that it gets tried
 _PRIOR_WEIGHT = 0.3  # of an unseen bucket, in observations
 _FREE_ROW = 0.01  # of a plain step: what a row is thought to cost before any was seen
@@ -104,6 +105,7 @@ class CostTable:
         self._plain: dict[int, Estimate] = {}
         self._drafted: dict[int, dict[int, Estimate]] = {}  # batch size -> row edge -> seconds
         self._fits: dict[int, tuple[int, int, Points]] = {}  # made at, of how many, what
+        self._guesses: dict[int, tuple[int, float]] = {}  # of plain steps: made at, seconds
         self._num_seen: dict[int, int] = {}
         self._pace = 0.0
         self._now = 0
@@ -116,6 +118,8 @@ class CostTable:
         self._now += 1
         if num_rows <= num_seqs:
             estimate = self._plain.setdefault(num_seqs, Estimate())
+            if estimate.count < _YOUNG:
+                self._guesses.clear()
         else:
             cells = self._drafted.setdefault(num_seqs, {})
             estimate = cells.setdefault(_edge_of(num_rows), Estimate())
@@ -143,17 +147,27 @@ class CostTable:
     def plain_s(self, num_seqs: int) -> float:
         """Return the seconds of a step without drafts."""
         known = self._plain.get(num_seqs)
-        if known is not None:
+        if known is not None and known.count >= _YOUNG:
             return exp(known.log_value + self._pace)
-        if not self._plain:
-            return exp(self._pace)
-        points = [(size, self._plain[size].value) for size in sorted(self._plain)]
+        made_at, guess = self._guesses.get(num_seqs, (-_GUESS_AGE, 0.0))
+        if self._now - made_at >= _GUESS_AGE:
+            guess = self._guess_plain(num_seqs)
+            self._guesses[num_seqs] = self._now, guess
+        return guess * exp(self._pace)
+
+    def _guess_plain(self, num_seqs: int) -> float:
+        """Return what other sizes suggest; 1 if there is none."""
+        sizes = sorted(s for s, e in self._plain.items() if e.count >= _YOUNG)
+        points = [(size, self._plain[size].value) for size in sizes or sorted(self._plain)]
+        if not points:
+            return 1.0
         last, last_s = points[-1]
         seconds = last_s * num_seqs / last if num_seqs > last else _interpolate(points, num_seqs)
         drafted = self._drafted.get(num_seqs)
-        if drafted:  # guessed from other sizes, it is no more than steps with drafts take
+        if drafted:  # it is no more than steps with drafts take
             seconds = min(seconds, *(cell.value for cell in drafted.values()))
-        return seconds * exp(self._pace)
+        known = self._plain.get(num_seqs)
+        return seconds if known is None else min(seconds, known.value)
 
     def step_s(self, num_seqs: int, num_rows: int) -> float:
         """Return the seconds of a step; num_rows == num_seqs is the plain one."""
@@ -195,15 +209,14 @@ class CostTable:
         cells = self._drafted.get(num_seqs, {})
         values = self._guess(num_seqs, edges)
         own = [(i, cells[edge]) for i, edge in enumerate(edges) if edge in cells]
-        if own:  # bend the guess so that it goes through what was seen
-            ratios = [(i, estimate.value / values[i]) for i, estimate in own]
+        known = [(i, cell) for i, cell in own if cell.count >= _YOUNG] or own
+        if known:  # bend the guess so that it goes through what was seen
+            ratios = [(i, cell.value / values[i]) for i, cell in known]
             values = [v * _between(ratios, i) for i, v in enumerate(values)]
         counts = [0] * len(edges)
-        for i, estimate in own:
-            counts[i] = estimate.count
-        for i in range(len(edges) - 2, -1, -1):  # a slow first time is no news: more took less
-            if counts[i] < _YOUNG:
-                values[i] = min(values[i], values[i + 1])
+        for i, cell in own:
+            counts[i] = cell.count
+            values[i] = min(values[i], cell.value)  # the same, but for a first time
         weights = [min(count, 32) or _PRIOR_WEIGHT for count in counts]
         values = isotonic(values, weights)
         hopeful = [v * (1.0 - _HOPE / (1 + n)) for v, n in zip(values, counts, strict=True)]

@@ -8,7 +8,7 @@ it is. It does not know where probabilities and costs come from.
 Invariant: a node's probability is below its parent's, so any beginning of the line is a tree for
 each sequence.
 
-Source: Θ of SPECULATION.md §7.
+Θ: expected tokens over the seconds that the step takes.
 """
 
 from bisect import bisect_right
@@ -59,26 +59,25 @@ class Pool:
     def best(
         self, costs: CostTable, num_seqs: int, *, max_nodes: int, extra_s: float
     ) -> Choice | None:
-        """Return the number of nodes with the most tokens a second; None if there is none."""
+        """Return the number of nodes with the most tokens a second; None if there is none.
+
+        Only whole buckets of rows: a number of rows that never ran before costs the machine
+        several steps' time, to make kernels for it; so the numbers in use are few.
+        """
         most = min(len(self._order), max_nodes)
-        if most <= 0:
-            return None
         sums, (edges, factor) = self.sums, costs.staircase(num_seqs)
-        best, best_rate, best_s = 0, 0.0, 1.0
+        choices: list[tuple[float, int, float]] = []
         for num_rows, seconds in edges:
             num_nodes = num_rows - num_seqs
-            if num_nodes >= most:
+            if num_nodes > most:
                 break
             seconds = seconds * factor + extra_s
-            rate = (num_seqs + sums[num_nodes - 1]) / seconds
-            if rate > best_rate:
-                best, best_rate, best_s = num_nodes, rate, seconds
-        seconds = costs.step_s(num_seqs, num_seqs + most) + extra_s
-        if (num_seqs + sums[most - 1]) / seconds > best_rate:
-            best, best_s = most, seconds
-        expected = num_seqs + sums[best - 1]
-        enough = bisect_right(sums, _GOOD_ENOUGH * expected - num_seqs, 0, best - 1) + 1
-        return Choice(enough, num_seqs + sums[enough - 1], best_s)
+            choices.append(((num_seqs + sums[num_nodes - 1]) / seconds, num_nodes, seconds))
+        if not choices:
+            return None
+        enough = _GOOD_ENOUGH * max(choices)[0]
+        _, num_nodes, seconds = next(choice for choice in choices if choice[0] >= enough)
+        return Choice(num_nodes, num_seqs + sums[num_nodes - 1], seconds)
 
     def split(self, num_nodes: int) -> list[list[int]]:
         """Return for each sequence its nodes among the first num_nodes, the likeliest first."""

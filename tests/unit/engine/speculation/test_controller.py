@@ -138,11 +138,11 @@ def test_a_new_head_is_believed_at_once() -> None:
 
 def test_suffix_and_head_together_beat_the_better_of_the_two() -> None:
     # Guards: drafts that agree or contradict each other counted as if they stood alone.
-    both = Text(cheap=0.4, head=0.7)
-    rates = {}
-    for name, text in (("both", both), ("cheap", Text(cheap=0.4)), ("head", Text(head=0.7))):
-        rates[name] = Simulation([text], seed=1).run(2000).rate
-    assert rates["both"] > 1.03 * max(rates["cheap"], rates["head"])
+    rates = []
+    for text in (Text(cheap=0.4, head=0.7), Text(cheap=0.4), Text(head=0.7)):
+        tallies = [Simulation([text], seed=seed).run(1000) for seed in range(4)]
+        rates.append(sum(t.tokens for t in tallies) / sum(t.seconds for t in tallies))
+    assert rates[0] > 1.02 * max(rates[1:])
 
 
 def test_the_head_is_asked_only_where_the_suffix_has_nothing() -> None:

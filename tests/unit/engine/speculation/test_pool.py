@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from quickmatch.engine.speculation.costs import CostTable
+from quickmatch.engine.speculation.costs import ROW_EDGES, CostTable
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
@@ -35,6 +35,16 @@ def test_nodes_that_add_next_to_nothing_are_left_out() -> None:
     # Guards: rows filled up with tokens that are hardly ever right, because they look free.
     costs = table(1.0, (2, 1.2), (16, 1.2))
     assert best(Pool([chain(0.5, 15)], 0.0), costs) < 10
+
+
+def test_few_numbers_of_rows_are_in_use() -> None:
+    # Guards: a new number of rows in every step, for which the machine makes kernels each time.
+    costs = table(1.0, (34, 1.1), (200, 1.4), num_seqs=32)
+    numbers = {
+        32 + best(Pool([chain(0.9, length)] * 32, 0.02), costs, num_seqs=32)
+        for length in range(1, 16)
+    }
+    assert numbers <= {32, *ROW_EDGES}
 
 
 def test_finds_that_only_many_drafts_are_worth_it() -> None:
