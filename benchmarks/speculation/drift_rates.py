@@ -59,20 +59,21 @@ class Counters:
         )
 
 
-def mean_hit_rate(windows: Sequence[Window]) -> float:
-    """Return the mean over windows. Raises statistics.StatisticsError if there are none."""
-    return fmean(window.hit_rate for window in windows)
+def mean(windows: Sequence[Window], rate: str) -> float:
+    """Return a rate's mean over windows. Raises statistics.StatisticsError if there are none."""
+    return fmean(getattr(window, rate) for window in windows)
 
 
-def recovered_at(windows: Sequence[Window], level: float, *, smooth: int = 3) -> int | None:
+def recovered_at(
+    windows: Sequence[Window], level: float, rate: str, *, smooth: int = 3
+) -> int | None:
     """Return the request from which the running mean stays at `level` or above; None if never.
 
     smooth: windows in the running mean, because a single one is a matter of a few calls.
     """
     back: int | None = None
     for index, window in enumerate(windows):
-        mean = mean_hit_rate(windows[max(0, index - smooth + 1) : index + 1])
-        if mean < level:
+        if mean(windows[max(0, index - smooth + 1) : index + 1], rate) < level:
             back = None
         elif back is None:
             back = window.request

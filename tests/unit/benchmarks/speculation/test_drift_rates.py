@@ -38,13 +38,13 @@ def windows(*rates: float) -> list[Window]:
 
 
 def test_recovered_where_the_running_mean_stays_above() -> None:
-    assert recovered_at(windows(0.2, 0.5, 0.9, 0.9, 0.9), 0.7, smooth=1) == 30
-    assert recovered_at(windows(0.2, 0.8, 0.8, 0.8), 0.7, smooth=3) == 40
+    assert recovered_at(windows(0.2, 0.5, 0.9, 0.9, 0.9), 0.7, "hit_rate", smooth=1) == 30
+    assert recovered_at(windows(0.2, 0.8, 0.8, 0.8), 0.7, "hit_rate", smooth=3) == 40
 
 
 def test_a_relapse_counts_anew() -> None:
-    assert recovered_at(windows(0.9, 0.2, 0.9), 0.7, smooth=1) == 30
+    assert recovered_at(windows(0.9, 0.2, 0.9), 0.7, "hit_rate", smooth=1) == 30
 
 
 def test_never_back() -> None:
-    assert recovered_at(windows(0.2, 0.3), 0.7) is None
+    assert recovered_at(windows(0.2, 0.3), 0.7, "hit_rate") is None
