@@ -2,7 +2,7 @@
 
 Builds a random Llama-shaped model of about 15M parameters (8 layers, 384 wide, vocabulary 8K),
 decodes with it through the ModelRunner at several batch sizes, and prints the median step with
-its parts, each timed alone: making inputs, the pass over the layers, sampling. `--operators`
+its parts, each timed alone: the pass over the layers, and choosing tokens. `--operators`
 adds torch's own profile of the operators.
 """
 
@@ -18,10 +18,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from quickmatch.core.sampling import SamplingParams
-from quickmatch.engine.batch import SampleState, Span, StepBatch
+from quickmatch.engine.batch import SampleState, Span, StepBatch, rows_to_sample
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.inputs import make_inputs
 from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.speculation.verify import verify
 
 
 def make_model(folder: Path, dtype: torch.dtype) -> None:
@@ -74,24 +74,18 @@ def measure(
 ) -> dict[str, float]:
     """Time the whole step and its parts, in microseconds."""
 
-    def inputs() -> object:
-        return make_inputs(
-            batch,
-            attention=runner._attention,
-            windows=runner._windows,
-            lora=None,
-            device=runner.device,
-        )
-
+    rows = rows_to_sample(batch.spans)
     with torch.inference_mode():
-        made = inputs()
-        logits = runner._decoder.forward(made)  # type: ignore[arg-type]
+        logits = runner.logits(batch)
+        assert logits is not None
         states = [span.sample for span in batch.spans if span.sample]
+        trees = [span.tree for span in batch.spans]
         return {
             "step": typical_us(lambda: runner.run(batch), repeats, quantile),
-            "inputs": typical_us(inputs, repeats, quantile),
-            "forward": typical_us(lambda: runner._decoder.forward(made), repeats, quantile),  # type: ignore[arg-type]
-            "sample": typical_us(lambda: runner._sampler.sample(states, logits), repeats, quantile),  # type: ignore[arg-type]
+            "pass": typical_us(lambda: runner._pass.run(batch, rows), repeats, quantile),
+            "choose": typical_us(
+                lambda: verify(runner._sampler, states, trees, logits), repeats, quantile
+            ),
         }
 
 

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bindings.hpp"
 #include "suffix/suffix_index.hpp"
 
 namespace nb = nanobind;
@@ -52,4 +53,5 @@ NB_MODULE(_native, m) {
         .def_prop_ro("num_tokens", &SuffixIndex::num_tokens)
         .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)
         .def_prop_ro("num_live_bytes", &SuffixIndex::num_live_bytes);
+    quickmatch::bind_decoder(m);
 }

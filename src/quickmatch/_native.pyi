@@ -18,3 +18,41 @@ class SuffixIndex:
     def draft(
         self, sequence_id: int, max_nodes: int
     ) -> tuple[list[int], list[int], list[float], list[int], list[int]]: ...
+
+def decoder_is_supported() -> bool: ...
+
+class Decoder:
+    def __init__(self, shape: dict[str, float], *, num_threads: int) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def set_ends(self, *, embedding: int, lm_head: int, norm: int, cos: int, sin: int) -> None: ...
+    def add_layer(
+        self,
+        *,
+        attention_norm: int,
+        mlp_norm: int,
+        head_norms: int,
+        weights: Sequence[int],
+        biases: Sequence[int],
+    ) -> None: ...
+    def set_adapter(
+        self, row: int, *, ranks: Sequence[int], downs: Sequence[int], ups: Sequence[int]
+    ) -> None: ...
+    def drop_adapter(self, row: int) -> None: ...
+    def run(
+        self,
+        *,
+        token_ids: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        row_adapters: Sequence[int],
+        spans: Sequence[int],
+        blocks: Sequence[int],
+        parents: Sequence[int],
+        wanted: Sequence[int],
+        aux_layers: Sequence[int],
+        windows: Sequence[int],
+        logits: int,
+        aux: int,
+    ) -> None: ...
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None: ...

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from quickmatch.engine import adapter_bank
+from quickmatch.engine import adapter_steps
 from quickmatch.engine.runner import ModelRunner
 from tests.parity.conftest import MadeModel, make_runner
 from tests.parity.driver import Driver
@@ -95,7 +95,7 @@ def test_base_and_adapters_in_one_batch(
     runner_and_merged: tuple[ModelRunner, dict[str | None, PreTrainedModel]],
 ) -> None:
     """Chunked prefills and decodes of base and three adapters mixed, both ways to add them."""
-    monkeypatch.setattr(adapter_bank, "_WIDE_LIMIT", 1 << 30 if path == "wide" else 0)
+    monkeypatch.setattr(adapter_steps, "_WIDE_LIMIT", 1 << 30 if path == "wide" else 0)
     runner, merged = runner_and_merged
     driver = Driver(runner)
     cases = [(None, 9), ("a@1", 20), ("b@2", 5), (None, 31), ("c@1", 26), ("a@1", 3)]

@@ -248,4 +248,4 @@ def _fuse_group(
             b[row : row + out_features, column : column + part.shape[1]] = part
             column += part.shape[1]
         row += out_features
-    return LowRank.of(a, b)
+    return LowRank(a, b)

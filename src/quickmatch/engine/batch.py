@@ -74,3 +74,13 @@ class StepResult:
     """Answers in the order of the batch's spans; None where nothing was to be sampled."""
 
     sampled: list[Sampled | None]
+
+
+def rows_to_sample(spans: list[Span]) -> list[int]:
+    """Return the last row of each span that samples; of one with a draft, every row."""
+    rows: list[int] = []
+    for span in spans:
+        if span.sample is not None:
+            end = span.start + span.num_tokens
+            rows += range(end - 1 if span.tree is None else span.start, end)
+    return rows

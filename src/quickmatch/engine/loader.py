@@ -1,9 +1,9 @@
-"""Reads a checkpoint's safetensors into decoder weights, one layer at a time.
+"""Reads a checkpoint's safetensors as the tensors of a decoder, one layer at a time.
 
-Files are mapped, not read whole, and a layer's tensors are fused, converted and packed before
-the next is touched, so that loading takes about the memory that the model will hold. Every
-tensor is checked by name and shape; what is wrong is a ModelLoadError that names it. Knows the
-Hugging Face names of tensors and nothing of how the decoder uses them.
+Files are mapped, not read whole, and a layer's tensors are fused and converted when it is asked
+for, so that loading takes about the memory that the model will hold, whatever the decoder makes
+of them. Every tensor is checked by name and shape; what is wrong is a ModelLoadError that names
+it. Knows the Hugging Face names of tensors and nothing of how the decoder uses them.
 """
 
 from pathlib import Path
@@ -15,10 +15,14 @@ from torch import Tensor
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.engine.folder import read_safetensors_header, weight_files
-from quickmatch.engine.linear import Linear, make_linear
 from quickmatch.engine.model_config import ModelConfig
-from quickmatch.engine.norm import RmsNorm
-from quickmatch.engine.weights import DecoderWeights, LayerWeights
+from quickmatch.engine.weights import (
+    DecoderTensors,
+    DecoderWeights,
+    LayerTensors,
+    LinearTensors,
+    pack_weights,
+)
 
 
 class Checkpoint:
@@ -68,43 +72,49 @@ class Checkpoint:
         """Return a two-dimensional tensor, converted and on the device."""
         return self.read(name, rows, columns).to(device=self._device, dtype=self._dtype)
 
-    def linear(self, parts: list[tuple[str, int]], in_features: int, *, bias: bool) -> Linear:
+    def linear(
+        self, parts: list[tuple[str, int]], in_features: int, *, bias: bool
+    ) -> LinearTensors:
         """Fuse linear layers that read the same input; parts: (name, out_features) in order."""
         weight = torch.cat([self.matrix(f"{n}.weight", out, in_features) for n, out in parts])
         joined = torch.cat([self.vector(f"{n}.bias", out) for n, out in parts]) if bias else None
-        return make_linear(weight, joined)
+        return LinearTensors(weight, joined)
+
+
+def read_tensors(
+    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
+) -> DecoderTensors:
+    """Read a decoder; its layers as they are asked for.
+
+    Raises ModelLoadError naming the missing or misshapen tensor.
+    """
+    checkpoint = Checkpoint(folder, dtype=dtype, device=device)
+    embedding = checkpoint.matrix(
+        "model.embed_tokens.weight", config.vocab_size, config.hidden_size
+    )
+    lm_head = embedding
+    if not config.tie_word_embeddings:
+        lm_head = checkpoint.matrix("lm_head.weight", config.vocab_size, config.hidden_size)
+    # The embedding outlives the mapped file, which may be replaced on disk.
+    return DecoderTensors(
+        embedding=embedding.clone(),
+        layers=(_read_layer(checkpoint, config, i) for i in range(config.num_layers)),
+        norm=checkpoint.vector("model.norm.weight", config.hidden_size),
+        lm_head=lm_head,
+    )
 
 
 def load_weights(
     folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
 ) -> DecoderWeights:
-    """Read a whole decoder. Raises ModelLoadError naming the missing or misshapen tensor."""
-    checkpoint = Checkpoint(folder, dtype=dtype, device=device)
-    embedding = checkpoint.matrix(
-        "model.embed_tokens.weight", config.vocab_size, config.hidden_size
-    )
-    layers = [_load_layer(checkpoint, config, i) for i in range(config.num_layers)]
-    if config.tie_word_embeddings:
-        lm_head = make_linear(embedding)
-    else:
-        parts = [("lm_head", config.vocab_size)]
-        lm_head = checkpoint.linear(parts, config.hidden_size, bias=False)
-    # The embedding outlives the mapped file, which may be replaced on disk.
-    return DecoderWeights(
-        embedding=embedding.clone(),
-        layers=layers,
-        norm=RmsNorm(
-            checkpoint.vector("model.norm.weight", config.hidden_size), config.rms_norm_eps
-        ),
-        lm_head=lm_head,
-    )
+    """Read a whole decoder as torch runs it. Raises ModelLoadError as `read_tensors`."""
+    return pack_weights(read_tensors(folder, config, dtype=dtype, device=device), config)
 
 
-def _load_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerWeights:
+def _read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerTensors:
     layer = f"model.layers.{index}"
     attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
     hidden, inner = config.hidden_size, config.intermediate_size
-    eps = config.rms_norm_eps
     qkv = [
         (f"{attention}.q_proj", config.q_size),
         (f"{attention}.k_proj", config.kv_size),
@@ -112,14 +122,12 @@ def _load_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> Laye
     ]
     gate_up = [(f"{mlp}.gate_proj", inner), (f"{mlp}.up_proj", inner)]
     o, down = [(f"{attention}.o_proj", hidden)], [(f"{mlp}.down_proj", hidden)]
-    return LayerWeights(
-        attention_norm=RmsNorm(checkpoint.vector(f"{layer}.input_layernorm.weight", hidden), eps),
+    return LayerTensors(
+        attention_norm=checkpoint.vector(f"{layer}.input_layernorm.weight", hidden),
         qkv=checkpoint.linear(qkv, hidden, bias=config.qkv_bias),
         qk_norm=_qk_norm(checkpoint, config, attention) if config.qk_norm else None,
         o=checkpoint.linear(o, config.q_size, bias=config.o_bias),
-        mlp_norm=RmsNorm(
-            checkpoint.vector(f"{layer}.post_attention_layernorm.weight", hidden), eps
-        ),
+        mlp_norm=checkpoint.vector(f"{layer}.post_attention_layernorm.weight", hidden),
         gate_up=checkpoint.linear(gate_up, hidden, bias=config.mlp_bias),
         down=checkpoint.linear(down, inner, bias=config.mlp_bias),
     )

@@ -15,6 +15,7 @@ How the rows of a batch find their adapter, with nothing done for a batch of bas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,19 +27,22 @@ QKV, OUT, GATE_UP, DOWN = range(4)
 GROUPS = (QKV, OUT, GATE_UP, DOWN)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class LowRank:
     """One group of one layer: x [rows, in] -> rank -> out. `b` carries the scaling."""
 
     a: Tensor  # [rank, in]
     b: Tensor  # [out, rank]
-    down: Linear
-    up: Linear
 
-    @staticmethod
-    def of(a: Tensor, b: Tensor) -> "LowRank":
-        """Pack a pair for inference."""
-        return LowRank(a, b, make_linear(a), make_linear(b))
+    @cached_property
+    def down(self) -> Linear:
+        """`a`, packed when it is first used."""
+        return make_linear(self.a)
+
+    @cached_property
+    def up(self) -> Linear:
+        """`b`, packed when it is first used."""
+        return make_linear(self.b)
 
     @property
     def rank(self) -> int:
@@ -79,7 +83,7 @@ class WideAdapter:
         if columns not in self._set_of:
             self._set_of[columns] = len(self.column_sets)
             self.column_sets.append(torch.tensor(columns, device=self._device))
-        return LowRank.of(a, b), self._set_of[columns]
+        return LowRank(a, b), self._set_of[columns]
 
 
 class LoraStep:

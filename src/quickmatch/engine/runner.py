@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,19 +16,22 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.adapter_bank import AdapterBank
 from quickmatch.engine.adapters import read_adapter
-from quickmatch.engine.attention import Attention, TorchAttention
-from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
+from quickmatch.engine.batch import (
+    Sampled,
+    SampleState,
+    Span,
+    StepBatch,
+    StepResult,
+    rows_to_sample,
+)
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.decoder import Decoder, StepInputs
 from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.folder import resolve_model, weight_files
+from quickmatch.engine.forward_pass import PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
-from quickmatch.engine.inputs import make_inputs
-from quickmatch.engine.kv_cache import KVCache, size_kv_cache
-from quickmatch.engine.loader import load_weights
+from quickmatch.engine.kv_cache import size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.precision import choose_dtype
-from quickmatch.engine.rope import RotaryTable
 from quickmatch.engine.sampler import Sampler
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.draft_model import ModelDrafter
@@ -70,7 +72,7 @@ class ModelRunner:
             self._build(config)
         self._sampler = Sampler()
         self.drafters = ModelDrafters(self._draft_model(config.speculation))
-        self._bank = AdapterBank(config.max_adapters, dtype=self.dtype, device=self.device)
+        self._bank = AdapterBank(config.max_adapters)
         self.load_s = time.perf_counter() - started
         logger.info(
             "loaded %s in %.2f s: %.1f MB of weights, %d KV blocks of %d tokens (%.1f MB)",
@@ -84,24 +86,18 @@ class ModelRunner:
 
     def _build(self, config: EngineConfig) -> None:
         model, dtype, device = self.model_config, self.dtype, self.device
-        weights = load_weights(self.folder, model, dtype=dtype, device=device)
-        self._weights = weights
-        self.model_bytes = weights.num_bytes
         size = size_kv_cache(config, model, dtype=dtype, device=device)
         self.block_size = config.block_size
         self.num_blocks = size.num_blocks
         self.kv_bytes = size.num_bytes
         self.max_model_len = size.max_model_len
-        cache = KVCache(model, size.num_blocks, config.block_size, dtype=dtype, device=device)
-        self._cache = cache
-        rotary = RotaryTable(
-            model.rope, model.head_dim, self.max_model_len, dtype=dtype, device=device
+        pass_size = PassSize(
+            num_blocks=size.num_blocks,
+            block_size=config.block_size,
+            max_model_len=size.max_model_len,
         )
-        self._attention: Attention = TorchAttention(
-            model.num_heads, model.num_kv_heads, model.head_dim, config.block_size
-        )
-        self._windows = frozenset(model.windows)
-        self._decoder = Decoder(model, weights, rotary, cache, self._attention)
+        self._pass = make_pass(self.folder, model, pass_size, dtype=dtype, device=device)
+        self.model_bytes = self._pass.num_bytes
 
     def _draft_model(self, speculation: SpeculationConfig) -> SmallModel | None:
         if not speculation.draft_model or "draft_model" not in speculation.drafters:
@@ -144,7 +140,8 @@ class ModelRunner:
                 dtype=self.dtype,
                 device=self.device,
             )
-            row = self._bank.add(adapter_id, adapter)
+        row = self._bank.add(adapter_id)
+        self._pass.put_adapter(row, adapter.layers)
         return {
             "row": row,
             "rank": adapter.rank,
@@ -155,7 +152,7 @@ class ModelRunner:
 
     def unload_adapter(self, adapter_id: str) -> None:
         """Forget an adapter that no running sequence uses, and its head. KeyError if unknown."""
-        self._bank.remove(adapter_id)
+        self._pass.drop_adapter(self._bank.remove(adapter_id))
         if adapter_id in self.drafters.versions:
             self.drafters.drop_head(adapter_id)
 
@@ -165,8 +162,8 @@ class ModelRunner:
 
         Drafts are verified, and the KV of accepted nodes is moved to their places.
         """
-        inputs = self._inputs(batch, aux_layers=self.drafters.aux_layers)
-        logits = self._decoder.forward(inputs)
+        out = self._pass.run(batch, rows_to_sample(batch.spans), self.drafters.aux_layers)
+        logits = out.logits
         sampled: list[Sampled | None] = [None] * len(batch.spans)
         if logits is not None:
             asking = [i for i, span in enumerate(batch.spans) if span.sample is not None]
@@ -177,7 +174,7 @@ class ModelRunner:
                 sampled[index] = one
             self._move_accepted(batch, sampled)
         if self.drafters:
-            self.drafters.observe(batch, sampled, inputs.aux)
+            self.drafters.observe(batch, sampled, out.aux)
         return StepResult(sampled)
 
     def _move_accepted(self, batch: StepBatch, sampled: list[Sampled | None]) -> None:
@@ -192,23 +189,13 @@ class ModelRunner:
                     sources.append(batch.slots[span.start + 1 + node])
                     targets.append(batch.slots[span.start + 1 + place])
         if sources:
-            moves = torch.tensor([sources, targets], device=self.device)
-            self._cache.move(moves[0], moves[1])
-
-    def _inputs(self, batch: StepBatch, **asked: Any) -> StepInputs:
-        return make_inputs(
-            batch,
-            attention=self._attention,
-            windows=self._windows,
-            lora=self._bank.step(batch.spans, len(batch.token_ids)),
-            device=self.device,
-            **asked,
-        )
+            self._pass.move(sources, targets)
 
     @torch.inference_mode()
     def logits(self, batch: StepBatch) -> torch.Tensor | None:
         """Run the model and return the logits [num_sampled, vocab]; None if no span samples."""
-        return self._decoder.forward(self._inputs(batch))
+        logits = self._pass.run(batch, rows_to_sample(batch.spans)).logits
+        return None if logits is None else logits.clone()
 
     @torch.inference_mode()
     def features(
@@ -220,11 +207,9 @@ class ModelRunner:
         [num_tokens, len(aux_layers) * hidden]; of `rows` the target's logits [len(rows), vocab];
         both in the model's dtype.
         """
-        inputs = self._inputs(batch, aux_layers=aux_layers, wants_all=True)
-        inputs.sample_rows = torch.tensor(rows, device=self.device)
-        logits = self._decoder.forward(inputs)
-        assert logits is not None
-        return torch.cat(inputs.aux, dim=-1), logits
+        out = self._pass.run(batch, rows, aux_layers)
+        assert out.logits is not None
+        return torch.cat(out.aux, dim=-1), out.logits.clone()
 
     # ---- drafts
 
@@ -238,7 +223,7 @@ class ModelRunner:
             return HeadDrafter(
                 config,
                 tensors,
-                embedding=self._weights.embedding,
+                embedding=self._pass.embedding,
                 model=self.model_config,
                 num_blocks=self.num_blocks,
                 block_size=self.block_size,

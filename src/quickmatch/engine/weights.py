@@ -1,15 +1,53 @@
-"""Where the weights of a decoder lie, layer by layer, in the form that inference uses.
+"""Where the weights of a decoder lie, layer by layer: as tensors, and as torch's decoder uses them.
 
 Query, key and value are one matrix, gate and up are one matrix: fewer, larger multiplications.
 A fused matrix's rows are in that order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from quickmatch.engine.linear import Linear
+from quickmatch.engine.linear import Linear, make_linear
+from quickmatch.engine.model_config import ModelConfig
 from quickmatch.engine.norm import RmsNorm
+
+
+@dataclass(slots=True)
+class LinearTensors:
+    """A linear layer as the checkpoint has it."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor | None  # [out]
+
+
+@dataclass(slots=True)
+class LayerTensors:
+    """One decoder layer as the checkpoint has it, fused."""
+
+    attention_norm: Tensor  # [hidden]
+    qkv: LinearTensors  # hidden -> q_size + 2 * kv_size
+    qk_norm: Tensor | None  # [num_heads + num_kv_heads, head_dim], one row a head
+    o: LinearTensors  # q_size -> hidden
+    mlp_norm: Tensor  # [hidden]
+    gate_up: LinearTensors  # hidden -> 2 * intermediate
+    down: LinearTensors  # intermediate -> hidden
+
+    @property
+    def linears(self) -> tuple[LinearTensors, ...]:
+        """The four products, in the order of an adapter's GROUPS."""
+        return self.qkv, self.o, self.gate_up, self.down
+
+
+@dataclass(slots=True)
+class DecoderTensors:
+    """A whole model. The layers can be gone through once."""
+
+    embedding: Tensor  # [vocab, hidden]
+    layers: Iterator[LayerTensors]
+    norm: Tensor  # [hidden]
+    lm_head: Tensor  # [vocab, hidden]; the embedding itself where the two are tied
 
 
 @dataclass(slots=True)
@@ -48,3 +86,26 @@ class DecoderWeights:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def pack_weights(tensors: DecoderTensors, config: ModelConfig) -> DecoderWeights:
+    """Put a model's tensors into the form that torch runs fastest here."""
+    return DecoderWeights(
+        embedding=tensors.embedding,
+        layers=[_pack_layer(layer, config.rms_norm_eps) for layer in tensors.layers],
+        norm=RmsNorm(tensors.norm, config.rms_norm_eps),
+        lm_head=make_linear(tensors.lm_head),
+    )
+
+
+def _pack_layer(layer: LayerTensors, eps: float) -> LayerWeights:
+    qkv, o, gate_up, down = (make_linear(one.weight, one.bias) for one in layer.linears)
+    return LayerWeights(
+        attention_norm=RmsNorm(layer.attention_norm, eps),
+        qkv=qkv,
+        qk_norm=layer.qk_norm,
+        o=o,
+        mlp_norm=RmsNorm(layer.mlp_norm, eps),
+        gate_up=gate_up,
+        down=down,
+    )

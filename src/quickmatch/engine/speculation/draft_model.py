@@ -22,14 +22,9 @@ import torch
 from torch import Tensor
 
 from quickmatch.core.sampling import SamplingParams
-from quickmatch.engine.attention import TorchAttention
-from quickmatch.engine.batch import SampleState, Span, StepBatch
-from quickmatch.engine.decoder import Decoder
-from quickmatch.engine.inputs import make_inputs
-from quickmatch.engine.kv_cache import KVCache
-from quickmatch.engine.loader import load_weights
+from quickmatch.engine.batch import SampleState, Span, StepBatch, rows_to_sample
+from quickmatch.engine.forward_pass import PassSize, make_pass
 from quickmatch.engine.model_config import ModelConfig, read_model_config
-from quickmatch.engine.rope import RotaryTable
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.same_vocabulary import check_same_vocabulary
 from quickmatch.engine.speculation.tree import DraftTree, Source
@@ -88,21 +83,12 @@ class ModelDrafter:
         self._block_size = block_size
         self._spare_blocks = range(num_blocks, num_blocks + _NUM_SPARE_BLOCKS)
         self._min_path = min_path
-        self._device = device
-        self._windows = frozenset(model.windows)
-        self._attention = TorchAttention(
-            model.num_heads, model.num_kv_heads, model.head_dim, block_size
-        )
+        num_all = num_blocks + _NUM_SPARE_BLOCKS
+        size = PassSize(num_blocks=num_all, block_size=block_size, max_model_len=self._max_len)
         with torch.inference_mode():
-            weights = load_weights(folder, model, dtype=dtype, device=device)
-            rotary = RotaryTable(
-                model.rope, model.head_dim, self._max_len, dtype=dtype, device=device
-            )
-            num_all = num_blocks + _NUM_SPARE_BLOCKS
-            cache = KVCache(model, num_all, block_size, dtype=dtype, device=device)
-        self.num_bytes = weights.num_bytes
+            self._pass = make_pass(folder, model, size, dtype=dtype, device=device)
+        self.num_bytes = self._pass.num_bytes
         self.kv_bytes = model.kv_numbers_per_token * dtype.itemsize * num_all * block_size
-        self._decoder = Decoder(model, weights, rotary, cache, self._attention)
         self._known: dict[int, _Known] = {}
         self._hash_of: dict[int, int] = {}  # block -> hash of the tokens up to its end
 
@@ -203,14 +189,7 @@ class ModelDrafter:
             for block in table[first // size :]:
                 self._hash_of.pop(block, None)
             chain.num_computed = end
-        inputs = make_inputs(
-            batch,
-            attention=self._attention,
-            windows=self._windows,
-            lora=None,
-            device=self._device,
-        )
-        return self._decoder.forward(inputs)
+        return self._pass.run(batch, rows_to_sample(batch.spans)).logits
 
     def _add(self, chain: _Chain, token_id: int, confidence: float) -> bool:
         """Draft a token, if it is likely enough; return whether the chain can go on from it."""

@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
+from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.speculation import draft_model
 from quickmatch.engine.speculation.draft_model import ModelDrafter
@@ -116,13 +117,13 @@ def test_accepted_tokens_are_not_computed_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drafter, rows = _drafter(folder), []
-    forward = drafter._decoder.forward
+    run = drafter._pass.run
 
-    def counting(inputs: Any) -> Any:
-        rows.append(len(inputs.token_ids))
-        return forward(inputs)
+    def counting(batch: StepBatch, wanted: list[int]) -> Any:
+        rows.append(len(batch.token_ids))
+        return run(batch, wanted)
 
-    monkeypatch.setattr(drafter._decoder, "forward", counting)
+    monkeypatch.setattr(drafter._pass, "run", counting)
     text = Text(1, 11)
     text.tokens += _draft(drafter, text, depth=4)[0].token_ids[:3]
     assert rows == [11, 1, 1, 1]
@@ -150,9 +151,9 @@ def test_blocks_of_another_sequence_are_used_while_they_hold_the_same(
     _draft(drafter, first)
     drafter.forget(1)
     second.blocks[:3] = first.blocks[:3]
-    forward = drafter._decoder.forward
+    run = drafter._pass.run
     monkeypatch.setattr(
-        drafter._decoder, "forward", lambda i: rows.append(len(i.token_ids)) or forward(i)
+        drafter._pass, "run", lambda b, wanted: rows.append(len(b.token_ids)) or run(b, wanted)
     )
     assert _draft(drafter, second)[0].token_ids == _continuation(model, second.tokens, 6)
     assert rows[0] == 33 - 24

@@ -1,0 +1,285 @@
+// The decoder in one call a step: all layers over a step's flattened rows, for every family.
+//
+// The same pass as decoder.py makes of torch's operations, for processors with AVX-512 and bfloat16.
+// There a step of a small model is some hundred operations whose start takes longer than their work;
+// here it is one. The residual is float32, products read bfloat16 and sum in float32.
+//
+// A row's numbers do not depend on the rows beside it, bit for bit (product.hpp, attention.hpp).
+#pragma once
+
+#include "isa.hpp"
+
+#if QM_HAS_DECODER
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "adapter.hpp"
+#include "attention.hpp"
+#include "paged_kv.hpp"
+#include "product.hpp"
+#include "rows.hpp"
+#include "team.hpp"
+
+namespace quickmatch::decoder {
+
+struct Shape {
+    std::size_t vocab, hidden, inner, num_layers;
+    Heads heads;
+    float eps;
+    std::size_t num_slots, block_size, max_len;
+    std::size_t q_size() const { return heads.num_query * heads.dim; }
+    std::size_t kv_size() const { return heads.num_kv * heads.dim; }
+    std::size_t qkv_size() const { return q_size() + 2 * kv_size(); }
+};
+
+struct Layer {
+    std::vector<float> attention_norm, mlp_norm;
+    std::vector<float> head_norms;  // [num_query + num_kv, dim]; empty: none
+    std::array<Weight, kNumPlaces> weights;
+};
+
+// One step's rows. `row_adapters`: -1 for the base.
+struct Step {
+    std::vector<std::int32_t> token_ids, positions, slots, row_adapters;
+    std::vector<Span> spans;
+    std::vector<std::int32_t> parents;  // of the nodes of all trees; -1: the sequence's last token
+    std::vector<std::int32_t> wanted;   // rows whose logits are wanted
+    std::vector<std::int32_t> aux_layers;
+    std::vector<std::int32_t> windows;  // of each layer; 0: none
+};
+
+class Decoder {
+  public:
+    Decoder(Shape shape, int num_threads)
+        : shape_(shape), team_(num_threads), attention_(shape.heads) {
+        for (std::size_t i = 0; i < shape.num_layers; ++i) {
+            kv_.emplace_back(shape.num_slots, shape.heads.num_kv, shape.heads.dim);
+        }
+    }
+
+    // ---- loading. Matrices are [out, in] bfloat16.
+
+    // [vocab, hidden]; to be kept alive by the caller, who has other uses for it.
+    void set_embedding(const Bf16* from) { embedding_ = from; }
+    void set_lm_head(Weight weight) { lm_head_ = std::move(weight); }
+    void set_final_norm(const float* from) { final_norm_.assign(from, from + shape_.hidden); }
+    // cos, sin: [max_len, dim / 2]
+    void set_rotary(const float* cos, const float* sin) {
+        const std::size_t size = shape_.max_len * shape_.heads.dim / 2;
+        cos_.assign(cos, cos + size);
+        sin_.assign(sin, sin + size);
+    }
+    void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
+    void set_adapter(std::int32_t row, std::unique_ptr<Adapter> adapter) {
+        adapters_[row] = std::move(adapter);
+    }
+    void drop_adapter(std::int32_t row) { adapters_.erase(row); }
+
+    std::size_t num_bytes() const {
+        std::size_t total = lm_head_.num_bytes();
+        for (const Layer& layer : layers_) {
+            for (const Weight& weight : layer.weights) total += weight.num_bytes();
+        }
+        return total;
+    }
+
+    // ---- running
+
+    // logits: [wanted, vocab]. aux: [aux_layers, rows, hidden], the hidden states entering them.
+    void run(const Step& step, float* logits, Bf16* aux) {
+        const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
+        see(step);
+        find_adapters(step);
+        float* x = hidden_.at_least(rows * hidden);
+        for (std::size_t r = 0; r < rows; ++r) {
+            widen(embedding_ + std::size_t(step.token_ids[r]) * hidden, hidden, x + r * hidden);
+        }
+        for (std::size_t i = 0; i < layers_.size(); ++i) {
+            for (std::size_t a = 0; a < step.aux_layers.size(); ++a) {
+                if (std::size_t(step.aux_layers[a]) == i) narrow(x, rows * hidden, aux + a * rows * hidden);
+            }
+            attend(step, i, x);
+            transform(step, i, x);
+        }
+        const std::size_t wanted = step.wanted.size();
+        if (wanted == 0) return;
+        Bf16* normed = normed_.at_least(wanted * hidden);
+        for (std::size_t w = 0; w < wanted; ++w) {
+            rms_norm(x + std::size_t(step.wanted[w]) * hidden, final_norm_.data(), shape_.eps, hidden,
+                     normed + w * hidden);
+        }
+        multiply(team_, lm_head_, normed, wanted, Target{logits, shape_.vocab, false});
+    }
+
+    // Copy slots `from` to slots `to`, in every layer; all are read before any is written.
+    void move(const std::vector<std::int32_t>& from, const std::vector<std::int32_t>& to) {
+        const std::size_t dim = shape_.heads.dim, count = from.size();
+        std::vector<Bf16> keys(count * dim), values(count * dim);
+        for (PagedKV& kv : kv_) {
+            for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
+                for (std::size_t i = 0; i < count; ++i) {
+                    kv.read(from[i], head, keys.data() + i * dim, values.data() + i * dim);
+                }
+                for (std::size_t i = 0; i < count; ++i) {
+                    kv.write(to[i], head, keys.data() + i * dim, values.data() + i * dim);
+                }
+            }
+        }
+    }
+
+  private:
+    void see(const Step& step) {
+        views_.resize(step.token_ids.size());
+        marks_.clear();
+        for (const Span& span : step.spans) {
+            for (std::size_t i = 0; i < span.num_rows; ++i) {
+                View& view = views_[span.start + i];
+                view = View{0, span.context + i + 1, span.context + 1, kNoTree};
+                if (span.tree_start != kNoTree && i > 0) mark(step, span, i, view);
+            }
+        }
+    }
+
+    // Mark a node's ancestors and itself among the tokens behind the context.
+    void mark(const Step& step, const Span& span, std::size_t row, View& view) {
+        const std::size_t base = view.context / kChunk * kChunk;
+        view.marks = marks_.size();
+        marks_.resize(marks_.size() + (span.context + span.num_rows - base + kChunk - 1) / kChunk, 0);
+        std::uint16_t* words = marks_.data() + view.marks;
+        for (std::size_t token = base; token < view.context; ++token) set(words, token - base);
+        for (std::int32_t node = std::int32_t(row) - 1; node >= 0;
+             node = step.parents[span.tree_start + node]) {
+            set(words, view.context + node - base);
+        }
+    }
+
+    static void set(std::uint16_t* words, std::size_t bit) {
+        words[bit / kChunk] = std::uint16_t(words[bit / kChunk] | 1u << bit % kChunk);
+    }
+
+    void find_adapters(const Step& step) {
+        adapted_.parts.clear();
+        std::map<std::int32_t, std::size_t> part_of;
+        for (std::size_t r = 0; r < step.row_adapters.size(); ++r) {
+            const std::int32_t row = step.row_adapters[r];
+            if (row < 0) continue;
+            const auto [found, is_new] = part_of.try_emplace(row, adapted_.parts.size());
+            if (is_new) adapted_.parts.push_back({adapters_.at(row).get(), {}});
+            adapted_.parts[found->second].rows.push_back(r);
+        }
+    }
+
+    void norm_rows(const float* x, const std::vector<float>& weight, std::size_t rows, Bf16* out) {
+        const std::size_t hidden = shape_.hidden;
+        share_rows(rows, [&](std::size_t first, std::size_t last) {
+            for (std::size_t r = first; r < last; ++r) {
+                rms_norm(x + r * hidden, weight.data(), shape_.eps, hidden, out + r * hidden);
+            }
+        });
+    }
+
+    void attend(const Step& step, std::size_t index, float* x) {
+        const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
+        const std::size_t qkv_size = shape_.qkv_size(), q_size = shape_.q_size();
+        const Layer& layer = layers_[index];
+        Bf16* normed = normed_.at_least(rows * hidden);
+        norm_rows(x, layer.attention_norm, rows, normed);
+        float* qkv = wide_.at_least(rows * std::max(qkv_size, 2 * shape_.inner));
+        multiply(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false});
+        adapted_.add(team_, index, 0, normed, hidden, qkv, qkv_size);
+        Bf16* queries = queries_.at_least(rows * q_size);
+        share_rows(rows, [&](std::size_t first, std::size_t last) {
+            for (std::size_t r = first; r < last; ++r) {
+                place_heads(step, r, index, qkv + r * qkv_size, queries + r * q_size);
+            }
+        });
+        limit(step, index);
+        Bf16* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
+        attention_.run(team_, kv_[index], step.spans, views_, marks_, queries, attended);
+        multiply(team_, layer.weights[1], attended, rows, Target{x, hidden, true});
+        adapted_.add(team_, index, 1, attended, q_size, x, hidden);
+    }
+
+    // Norm and rotate a row's heads; its queries go to the attention, keys and values to the cache.
+    void place_heads(const Step& step, std::size_t row, std::size_t index, float* qkv, Bf16* queries) {
+        const std::size_t dim = shape_.heads.dim, half = dim / 2;
+        const std::size_t num_rotated = shape_.heads.num_query + shape_.heads.num_kv;
+        const Layer& layer = layers_[index];
+        const std::size_t at = std::size_t(step.positions[row]) * half;
+        for (std::size_t head = 0; head < num_rotated; ++head) {
+            float* own = qkv + head * dim;
+            if (!layer.head_norms.empty()) rms_norm_(own, layer.head_norms.data() + head * dim, shape_.eps, dim);
+            rotate_(own, cos_.data() + at, sin_.data() + at, half);
+        }
+        narrow(qkv, shape_.q_size(), queries);
+        Bf16 key[kMaxDim], value[kMaxDim];
+        for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
+            narrow(qkv + shape_.q_size() + head * dim, dim, key);
+            narrow(qkv + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
+            kv_[index].write(step.slots[row], head, key, value);
+        }
+    }
+
+    // Within a window a row sees so many tokens, itself included; by position, not by slot.
+    void limit(const Step& step, std::size_t index) {
+        const std::size_t window = step.windows[index];
+        for (std::size_t r = 0; r < views_.size(); ++r) {
+            const std::size_t end = std::size_t(step.positions[r]) + 1;
+            views_[r].low = window == 0 || end <= window ? 0 : end - window;
+        }
+    }
+
+    void transform(const Step& step, std::size_t index, float* x) {
+        const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden, inner = shape_.inner;
+        const Layer& layer = layers_[index];
+        Bf16* normed = normed_.at_least(rows * hidden);
+        norm_rows(x, layer.mlp_norm, rows, normed);
+        float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
+        multiply(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false});
+        adapted_.add(team_, index, 2, normed, hidden, wide, 2 * inner);
+        Bf16* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
+        share_rows(rows, [&](std::size_t first, std::size_t last) {
+            for (std::size_t r = first; r < last; ++r) {
+                silu_times(wide + r * 2 * inner, inner, activated + r * inner);
+            }
+        });
+        multiply(team_, layer.weights[3], activated, rows, Target{x, hidden, true});
+        adapted_.add(team_, index, 3, activated, inner, x, hidden);
+    }
+
+    // Work on few rows is done sooner than it is shared.
+    template <typename Task>
+    void share_rows(std::size_t rows, const Task& task) {
+        if (rows < 16) {
+            task(std::size_t{0}, rows);
+        } else {
+            team_.share(rows, task);
+        }
+    }
+
+    static constexpr std::size_t kMaxDim = 512;
+
+    Shape shape_;
+    Team team_;
+    Attention attention_;
+    std::vector<PagedKV> kv_;
+    std::vector<Layer> layers_;
+    const Bf16* embedding_ = nullptr;
+    std::vector<float> final_norm_, cos_, sin_;
+    Weight lm_head_;
+    std::map<std::int32_t, std::unique_ptr<Adapter>> adapters_;
+
+    AdapterStep adapted_;
+    std::vector<View> views_;
+    std::vector<std::uint16_t> marks_;
+    Scratch<float> hidden_, wide_;
+    Scratch<Bf16> normed_, queries_, inner_;
+};
+
+}  // namespace quickmatch::decoder
+#endif

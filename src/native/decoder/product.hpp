@@ -1,0 +1,166 @@
+// y = x · Wᵀ: few rows of bfloat16 against a large weight, summed in float32.
+//
+// A weight [out, in] is cut into panels of 16 outputs, and four panels stand together, so that a
+// step reads the whole weight as one stream. Within them, pairs of inputs are the unit of AVX-512's
+// bfloat16 product: dword (pair p, output o) holds w[o][2p] and w[o][2p + 1].
+//
+// A tile of up to six rows and four panels is summed in registers over all inputs, one pair after
+// the other. So an output's bits are a function of its row and its weights, whatever rows stand
+// beside it: on which it rests that a draft's verification gives what plain decoding would.
+#pragma once
+
+#include "isa.hpp"
+
+#if QM_HAS_DECODER
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "memory.hpp"
+#include "rows.hpp"
+#include "team.hpp"
+
+namespace quickmatch::decoder {
+
+constexpr std::size_t kPanel = 16;       // outputs of a panel
+constexpr std::size_t kGroup = 4;        // panels that stand together
+constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32 registers
+
+class Weight {
+  public:
+    Weight() = default;
+    // from: [out, in] bfloat16, row after row. bias: [out] bfloat16, or null.
+    Weight(const Bf16* from, const Bf16* bias, std::size_t out, std::size_t in)
+        : out_(out),
+          pairs_((in + 1) / 2),
+          panels_((out + kPanel - 1) / kPanel),
+          data_(panels_ * pairs_ * kPanel, true),
+          bias_(bias == nullptr ? 0 : panels_ * kPanel) {
+        for (std::size_t o = 0; o < out; ++o) {
+            std::uint32_t* column = group(o / (kPanel * kGroup)) + o % kPanel;
+            const std::size_t in_group = o / kPanel % kGroup;
+            const std::size_t width = group_width(o / (kPanel * kGroup));
+            for (std::size_t p = 0; p < pairs_; ++p) {
+                const std::uint32_t low = from[o * in + 2 * p];
+                const std::uint32_t high = 2 * p + 1 < in ? from[o * in + 2 * p + 1] : 0;
+                column[(p * width + in_group) * kPanel] = low | high << 16;
+            }
+            if (bias != nullptr) bias_.data()[o] = decoder::widen(bias[o]);
+        }
+    }
+
+    std::size_t out() const { return out_; }
+    std::size_t row_size() const { return 2 * pairs_; }  // that x must have, zero behind `in`
+    std::size_t num_groups() const { return (panels_ + kGroup - 1) / kGroup; }
+    std::size_t num_bytes() const { return data_.num_bytes() + bias_.num_bytes(); }
+    bool is_empty() const { return out_ == 0; }
+
+    std::uint32_t* group(std::size_t g) const { return data_.data() + g * kGroup * pairs_ * kPanel; }
+    std::size_t group_width(std::size_t g) const { return std::min(kGroup, panels_ - g * kGroup); }
+    std::size_t pairs() const { return pairs_; }
+    const float* bias() const { return bias_.data(); }
+
+  private:
+    std::size_t out_ = 0, pairs_ = 0, panels_ = 0;
+    Memory<std::uint32_t> data_;
+    Memory<float> bias_;
+};
+
+// Where a product's sums go: a matrix of `stride` columns, set or added to.
+struct Target {
+    float* data;
+    std::size_t stride;
+    bool adds;
+};
+
+template <int kRows, int kPanels>
+QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
+                             std::size_t x_stride, const float* bias, const Target& to,
+                             std::size_t num_outputs) {
+    __m512 sums[kRows][kPanels];
+    QM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+        QM_UNROLL
+        for (int n = 0; n < kPanels; ++n) sums[r][n] = _mm512_setzero_ps();
+    }
+    for (std::size_t p = 0; p < pairs; ++p) {
+        __m512bh columns[kPanels];
+        QM_UNROLL
+        for (int n = 0; n < kPanels; ++n) {
+            columns[n] = reinterpret_cast<__m512bh>(
+                _mm512_load_si512(weight + (p * kPanels + n) * kPanel));
+        }
+        QM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            std::int32_t pair;
+            std::memcpy(&pair, x + r * x_stride + 2 * p, sizeof pair);
+            const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+            QM_UNROLL
+            for (int n = 0; n < kPanels; ++n) {
+                sums[r][n] = _mm512_dpbf16_ps(sums[r][n], columns[n], both);
+            }
+        }
+    }
+    QM_UNROLL
+    for (int n = 0; n < kPanels; ++n) {
+        const std::size_t first = n * kPanel;
+        const __mmask16 mask = num_outputs >= first + kPanel ? 0xFFFF
+                               : num_outputs > first ? (1u << (num_outputs - first)) - 1
+                                                     : 0;
+        const __m512 added = bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + first);
+        QM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            float* out = to.data + r * to.stride + first;
+            __m512 sum = _mm512_add_ps(sums[r][n], added);
+            if (to.adds) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
+            _mm512_mask_storeu_ps(out, mask, sum);
+        }
+    }
+}
+
+template <int kPanels>
+void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
+                   std::size_t x_stride, std::size_t num_rows, const float* bias,
+                   const Target& to, std::size_t num_outputs) {
+    // Tiles as equal as can be: 8 rows are twice 4, not 6 and 2.
+    const std::size_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+    for (std::size_t tile = 0; tile < num_tiles; ++tile) {
+        const std::size_t first = num_rows * tile / num_tiles;
+        const std::size_t rows = num_rows * (tile + 1) / num_tiles - first;
+        const Bf16* from = x + first * x_stride;
+        const Target part{to.data + first * to.stride, to.stride, to.adds};
+        switch (rows) {
+            case 1: multiply_tile<1, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
+            case 2: multiply_tile<2, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
+            case 3: multiply_tile<3, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
+            case 4: multiply_tile<4, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
+            case 5: multiply_tile<5, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
+            default: multiply_tile<6, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs);
+        }
+    }
+}
+
+// x: [num_rows, weight.row_size()]; to: [num_rows, weight.out()].
+inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t num_rows,
+                     const Target& to) {
+    if (num_rows == 0) return;
+    team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
+        const std::size_t pairs = weight.pairs(), stride = weight.row_size();
+        for (std::size_t g = first; g < last; ++g) {
+            const std::size_t column = g * kGroup * kPanel;
+            const float* bias = weight.bias() == nullptr ? nullptr : weight.bias() + column;
+            const Target part{to.data + column, to.stride, to.adds};
+            const std::size_t left = weight.out() - column;
+            const std::uint32_t* data = weight.group(g);
+            switch (weight.group_width(g)) {
+                case 1: multiply_rows<1>(data, pairs, x, stride, num_rows, bias, part, left); break;
+                case 2: multiply_rows<2>(data, pairs, x, stride, num_rows, bias, part, left); break;
+                case 3: multiply_rows<3>(data, pairs, x, stride, num_rows, bias, part, left); break;
+                default: multiply_rows<4>(data, pairs, x, stride, num_rows, bias, part, left);
+            }
+        }
+    });
+}
+
+}  // namespace quickmatch::decoder
+#endif

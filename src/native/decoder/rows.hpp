@@ -1,0 +1,117 @@
+// Arithmetic on rows of numbers: conversions, norms, activations, rotations.
+//
+// Numbers between the operations of a step are float32; what a product reads is bfloat16, rounded to
+// nearest. Every function gives a row the same bits whatever other rows stand beside it.
+#pragma once
+
+#include "isa.hpp"
+
+#if QM_HAS_DECODER
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace quickmatch::decoder {
+
+using Bf16 = std::uint16_t;
+
+inline float widen(Bf16 value) {
+    const std::uint32_t bits = std::uint32_t{value} << 16;
+    float out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+QM_AVX512_INLINE __m512 widen16(const Bf16* from) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+QM_AVX512_INLINE void narrow16(Bf16* to, __m512 values) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(values);
+    std::memcpy(to, &rounded, sizeof rounded);
+}
+
+// e^x to about one unit in the last place of bfloat16's eight and then some; 0 below -87.
+// Cody-Waite reduction and a polynomial of degree 6 (Taylor's, on [-ln2/2, ln2/2]).
+QM_AVX512_INLINE __m512 exp16(__m512 x) {
+    const __mmask16 is_normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
+    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.0f / 720);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(is_normal, p, n);
+}
+
+// x / sqrt(mean(x²) + eps) · weight; size is a multiple of 16.
+QM_AVX512 inline void rms_norm(const float* x, const float* weight, float eps, std::size_t size,
+                               Bf16* out) {
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    const float mean = _mm512_reduce_add_ps(sum) / static_cast<float>(size);
+    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(mean + eps));
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
+        narrow16(out + i, _mm512_mul_ps(v, _mm512_loadu_ps(weight + i)));
+    }
+}
+
+// The same in place, float32 throughout: the norm of a single head.
+QM_AVX512 inline void rms_norm_(float* x, const float* weight, float eps, std::size_t size) {
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512 v = _mm512_loadu_ps(x + i);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    const float mean = _mm512_reduce_add_ps(sum) / static_cast<float>(size);
+    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(mean + eps));
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
+        _mm512_storeu_ps(x + i, _mm512_mul_ps(v, _mm512_loadu_ps(weight + i)));
+    }
+}
+
+// silu(gate) · up, of a row [gate | up]; size (of each) is a multiple of 16.
+QM_AVX512 inline void silu_times(const float* gate_up, std::size_t size, Bf16* out) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512 gate = _mm512_loadu_ps(gate_up + i);
+        const __m512 bottom = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
+        const __m512 activated = _mm512_div_ps(gate, bottom);
+        narrow16(out + i, _mm512_mul_ps(activated, _mm512_loadu_ps(gate_up + size + i)));
+    }
+}
+
+// Rotate one head in place: its halves (a, b) become (a·cos - b·sin, b·cos + a·sin).
+// cos, sin: [half]; half is a multiple of 16.
+QM_AVX512 inline void rotate_(float* head, const float* cos, const float* sin, std::size_t half) {
+    for (std::size_t i = 0; i < half; i += 16) {
+        const __m512 a = _mm512_loadu_ps(head + i), b = _mm512_loadu_ps(head + half + i);
+        const __m512 c = _mm512_loadu_ps(cos + i), s = _mm512_loadu_ps(sin + i);
+        _mm512_storeu_ps(head + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
+        _mm512_storeu_ps(head + half + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
+    }
+}
+
+QM_AVX512 inline void narrow(const float* from, std::size_t size, Bf16* to) {
+    for (std::size_t i = 0; i < size; i += 16) narrow16(to + i, _mm512_loadu_ps(from + i));
+}
+
+QM_AVX512 inline void widen(const Bf16* from, std::size_t size, float* to) {
+    for (std::size_t i = 0; i < size; i += 16) _mm512_storeu_ps(to + i, widen16(from + i));
+}
+
+}  // namespace quickmatch::decoder
+#endif

@@ -1,0 +1,84 @@
+"""The pass of a model over a step's rows: one interface, two ways to compute it.
+
+`TorchPass` (torch_pass.py) is made of torch's operations and runs anywhere, in any format.
+`NativePass` (native_pass.py) is one call of our own C++ a step, for processors with AVX-512 and
+bfloat16. Both own what a pass needs: the weights, the keys and values, the loaded adapters. Which
+one a model gets is decided by `make_pass`, once, and logged with the reason.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.lora import LoraLayers
+from quickmatch.engine.model_config import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PassOutput:
+    """What a pass computed, beside the keys and values that it stored."""
+
+    logits: Tensor | None  # [rows asked for, vocab], until the next run; None if there is none
+    aux: list[Tensor] = field(default_factory=list)  # [num_tokens, hidden] for each layer asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassSize:
+    """How much memory for keys and values a pass makes, and how far positions go."""
+
+    num_blocks: int
+    block_size: int  # tokens
+    max_model_len: int  # tokens
+
+
+class ForwardPass(Protocol):
+    """What the runner and the draft model ask of either way."""
+
+    num_bytes: int  # of the weights
+    embedding: Tensor  # [vocab, hidden]
+
+    def run(
+        self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
+    ) -> PassOutput:
+        """Run a step: store its tokens' keys and values; compute the logits of `rows`.
+
+        aux_layers: the hidden states entering these layers are wanted, of every row.
+        """
+        ...
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copy keys and values between slots; all are read before any is written."""
+        ...
+
+    def put_adapter(self, row: int, layers: LoraLayers) -> None:
+        """Let spans with this adapter row use these layers."""
+        ...
+
+    def drop_adapter(self, row: int) -> None:
+        """Forget an adapter."""
+        ...
+
+
+def make_pass(
+    folder: Path, model: ModelConfig, size: PassSize, *, dtype: torch.dtype, device: torch.device
+) -> ForwardPass:
+    """Load a model's weights into the faster pass that can run it here.
+
+    Raises ModelLoadError naming what is wrong with the folder.
+    """
+    from quickmatch.engine.native_pass import NativePass, why_not_native
+    from quickmatch.engine.torch_pass import TorchPass
+
+    reason = why_not_native(model, size, dtype=dtype, device=device)
+    if reason is None:
+        logger.info("%s runs in the native decoder", folder.name)
+        return NativePass(folder, model, size)
+    logger.info("%s runs in torch's operations: %s", folder.name, reason)
+    return TorchPass(folder, model, size, dtype=dtype, device=device)

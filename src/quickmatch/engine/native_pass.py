@@ -1,0 +1,160 @@
+"""A pass in one native call a step (forward_pass.py): src/native/decoder.
+
+For CPUs with AVX-512 and bfloat16, and models in bfloat16. Packs the weights at load, turns a
+step's spans into flat lists, and hands over addresses of what it allocates for the answer.
+Products are summed in float32 and the residual stays in float32, so that the logits, which are
+float32, are at least as exact as those of torch's operations in bfloat16.
+
+A row's numbers are the same, bit for bit, whatever rows stand beside it and whether its token is
+decoded or verified as a node of a draft.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.forward_pass import PassOutput, PassSize
+from quickmatch.engine.loader import read_tensors
+from quickmatch.engine.lora import LoraLayers
+from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.rope import rope_frequencies
+from quickmatch.engine.weights import LayerTensors
+
+_MIN_WINDOW = 256  # tokens; more than any draft is deep, which the kernels rest on
+_LANES = 16
+
+
+def why_not_native(
+    model: ModelConfig, size: PassSize, *, dtype: torch.dtype, device: torch.device
+) -> str | None:
+    """Return why the native pass cannot run a model here, or None if it can."""
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if dtype != torch.bfloat16:
+        return f"the dtype is {str(dtype).removeprefix('torch.')}"
+    try:
+        from quickmatch import _native
+    except ImportError:
+        return "the native extension is not installed"
+    if not _native.decoder_is_supported():
+        return "this processor has no AVX-512 with bfloat16"
+    sizes = (model.hidden_size, model.intermediate_size, size.block_size)
+    if any(one % _LANES for one in sizes) or model.head_dim % (2 * _LANES) or model.head_dim > 512:
+        return f"a width is no multiple of {_LANES}"
+    if any(window is not None and window < _MIN_WINDOW for window in model.windows):
+        return f"it has a window of fewer than {_MIN_WINDOW} tokens"
+    return None
+
+
+class NativePass:
+    """One model's. Raises ModelLoadError from the constructor."""
+
+    def __init__(self, folder: Path, model: ModelConfig, size: PassSize) -> None:
+        """To be called only where `why_not_native` has nothing to say."""
+        from quickmatch import _native
+
+        self._model = model
+        self._logits = torch.empty(0, model.vocab_size)
+        self._windows = [0 if window is None else window for window in model.windows]
+        shape = {
+            name: value for name, value in asdict(model).items() if isinstance(value, (int, float))
+        }
+        shape["max_model_len"] = size.max_model_len
+        shape["num_slots"] = size.num_blocks * size.block_size
+        shape["block_size"] = size.block_size
+        self._decoder = _native.Decoder(shape, num_threads=torch.get_num_threads())
+        tensors = read_tensors(folder, model, dtype=torch.bfloat16, device=torch.device("cpu"))
+        self.embedding = tensors.embedding.contiguous()
+        frequencies, factor = rope_frequencies(model.rope, model.head_dim)
+        angle = torch.outer(torch.arange(size.max_model_len, dtype=torch.float32), frequencies)
+        self._set_ends(tensors.lm_head, tensors.norm, angle.cos() * factor, angle.sin() * factor)
+        for layer in tensors.layers:
+            self._add_layer(layer)
+        self.num_bytes = self._decoder.num_bytes + self.embedding.numel() * 2
+
+    def _set_ends(self, lm_head: Tensor, norm: Tensor, cos: Tensor, sin: Tensor) -> None:
+        held = [self.embedding, lm_head.contiguous(), norm.float(), cos, sin]
+        embedding, head, final_norm, cosines, sines = (one.data_ptr() for one in held)
+        self._decoder.set_ends(
+            embedding=embedding, lm_head=head, norm=final_norm, cos=cosines, sin=sines
+        )
+
+    def _add_layer(self, layer: LayerTensors) -> None:
+        norms = [layer.attention_norm.float(), layer.mlp_norm.float()]
+        head_norms = None if layer.qk_norm is None else layer.qk_norm.float().contiguous()
+        weights = [one.weight.contiguous() for one in layer.linears]
+        self._decoder.add_layer(
+            attention_norm=norms[0].data_ptr(),
+            mlp_norm=norms[1].data_ptr(),
+            head_norms=0 if head_norms is None else head_norms.data_ptr(),
+            weights=[weight.data_ptr() for weight in weights],
+            biases=[0 if one.bias is None else one.bias.data_ptr() for one in layer.linears],
+        )
+
+    def run(
+        self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
+    ) -> PassOutput:
+        """See ForwardPass.run. Logits are float32, and hold until the next run."""
+        num_tokens = len(batch.token_ids)
+        spans: list[int] = []
+        blocks: list[int] = []
+        parents: list[int] = []
+        adapters: list[int] = []
+        for span in batch.spans:
+            table, tree = span.block_table, span.tree
+            spans += (span.start, span.num_tokens, span.context_len, len(table), tree is not None)
+            blocks += table
+            if tree is not None:
+                parents += tree.parents
+        if any(span.adapter_row >= 0 for span in batch.spans):
+            adapters = [span.adapter_row for span in batch.spans for _ in range(span.num_tokens)]
+        logits = self._logits_of(len(rows))
+        aux = torch.empty(
+            len(aux_layers), num_tokens, self._model.hidden_size, dtype=torch.bfloat16
+        )
+        self._decoder.run(
+            token_ids=batch.token_ids,
+            positions=batch.positions,
+            slots=batch.slots,
+            row_adapters=adapters,
+            spans=spans,
+            blocks=blocks,
+            parents=parents,
+            wanted=rows,
+            aux_layers=list(aux_layers),
+            windows=self._windows,
+            logits=logits.data_ptr(),
+            aux=aux.data_ptr(),
+        )
+        return PassOutput(logits if rows else None, list(aux.unbind()))
+
+    def _logits_of(self, num_rows: int) -> Tensor:
+        """Return memory for so many rows of logits, the same from step to step.
+
+        Fresh memory of that size would be mapped, page by page, in every step.
+        """
+        if num_rows > len(self._logits):
+            self._logits = torch.empty(2 * num_rows, self._model.vocab_size)
+        return self._logits[:num_rows]
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """See ForwardPass.move."""
+        self._decoder.move(sources, targets)
+
+    def put_adapter(self, row: int, layers: LoraLayers) -> None:
+        """See ForwardPass.put_adapter."""
+        places = [low for layer in layers for low in layer]
+        held = [None if low is None else (low.a.contiguous(), low.b.contiguous()) for low in places]
+        self._decoder.set_adapter(
+            row,
+            ranks=[0 if pair is None else len(pair[0]) for pair in held],
+            downs=[0 if pair is None else pair[0].data_ptr() for pair in held],
+            ups=[0 if pair is None else pair[1].data_ptr() for pair in held],
+        )
+
+    def drop_adapter(self, row: int) -> None:
+        """See ForwardPass.drop_adapter."""
+        self._decoder.drop_adapter(row)
