@@ -1,4 +1,4 @@
-"""The native pass against torch's; and a row's bits, which are the same whatever stands beside it."""
+"""The native pass beside torch's; a row's bits are the same whatever stands beside it."""
 
 import random
 from pathlib import Path
