@@ -72,7 +72,7 @@ class Bench:
         observes, drafts = [], []
         for _ in range(repeats):
             started = time.perf_counter()
-            self.head.observe(kept, self.features[:batch])
+            self.head.observe(kept, [self.features[:batch]])
             observed = time.perf_counter()
             self.head.draft(requests, depth=depth, width=width, max_nodes=24)
             drafts.append(time.perf_counter() - observed)

@@ -60,7 +60,7 @@ class Replay:
         seen, end = 0, len(prompt) + 1  # the first token comes with the prompt
         while end < len(prompt) + max_tokens:
             rows = list(range(seen, end - 1))
-            self._head.observe([KeptRows(0, seen, rows, text[seen + 1 : end], blocks)], features)
+            self._head.observe([KeptRows(0, seen, rows, text[seen + 1 : end], blocks)], [features])
             seen = end - 1
             request = DraftRequest(0, text[:end], blocks)
             tree = self._head.draft([request], depth=depth, width=1, max_nodes=depth)[0]

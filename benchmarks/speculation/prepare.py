@@ -23,6 +23,7 @@ from benchmarks.speculation.targets import CREDIT_RECIPE, MIXED_RECIPE, make_tar
 from benchmarks.speculation.workloads import CREDIT, NoData, Workload
 
 _NEED_MIXED = ("mixed", "prose", "prediction", "exactness", "drift")
+_HEAD_SETTINGS = {"epochs": 8}  # the job's own choice is a tenth of it, for a loop that goes on
 
 
 def prepare(bench: Bench) -> None:
@@ -62,7 +63,7 @@ def _add(
 
 def _head(bench: Bench, target: Path, streams: Streams) -> Path | None:
     try:
-        head = make_head(target, streams.past_items, {}, bench.screen)
+        head = make_head(target, streams.past_items, _HEAD_SETTINGS, bench.screen)
     except HeadFailed as error:
         _tell_missing(bench, f"head of {target.name}", str(error))
         return None

@@ -56,3 +56,35 @@ class Decoder:
         aux: int,
     ) -> None: ...
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None: ...
+
+class Head:
+    def __init__(
+        self,
+        target: Decoder,
+        *,
+        shape: dict[str, float],
+        weights: dict[str, int],
+        target_ids: Sequence[int],
+    ) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    def observe(
+        self,
+        *,
+        sequence_id: int,
+        start: int,
+        rows: Sequence[int],
+        next_token_ids: Sequence[int],
+        blocks: Sequence[int],
+        aux: Sequence[int],
+    ) -> None: ...
+    def forget(self, sequence_id: int) -> None: ...
+    def draft(
+        self,
+        requests: Sequence[int],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        min_path: float,
+    ) -> list[tuple[list[int], list[int], list[float]]]: ...

@@ -88,6 +88,9 @@ class Decoder {
         return total;
     }
 
+    // A head shares the threads: it drafts between two steps.
+    Team& team() { return team_; }
+
     // ---- running
 
     // logits: [wanted, vocab]. aux: [aux_layers, rows, hidden], the hidden states entering them.

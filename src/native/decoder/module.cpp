@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "decoder.hpp"
+#include "head.hpp"
 #include "isa.hpp"
 
 namespace nb = nanobind;
@@ -150,6 +151,85 @@ struct Handle {
     }
 };
 
+HeadShape make_head_shape(const nb::dict& d) {
+    const auto number = [&](const char* name) { return nb::cast<std::size_t>(d[name]); };
+    HeadShape shape;
+    shape.hidden = number("hidden_size");
+    shape.inner = number("intermediate_size");
+    shape.num_aux = number("num_aux");
+    shape.target_hidden = number("target_hidden_size");
+    shape.draft_vocab = number("draft_vocab_size");
+    shape.vocab = number("vocab_size");
+    shape.heads = Heads{number("num_heads"), number("num_kv_heads"), number("head_dim")};
+    shape.eps = nb::cast<float>(d["rms_norm_eps"]);
+    shape.num_slots = number("num_slots");
+    shape.block_size = number("block_size");
+    shape.max_len = number("max_model_len");
+    shape.norm_before_residual = number("norm_before_residual") != 0;
+    return shape;
+}
+
+HeadWeights make_head_weights(const HeadShape& shape, const nb::dict& d, Ints target_ids) {
+    const auto address = [&](const char* name) { return nb::cast<Address>(d[name]); };
+    const auto weight = [&](const char* name, std::size_t out, std::size_t in) {
+        return Weight(at<Bf16>(address(name)), nullptr, out, in);
+    };
+    const std::size_t hidden = shape.hidden, half = shape.heads.dim / 2;
+    HeadWeights weights;
+    weights.fuse = weight("fuse", hidden, shape.features());
+    weights.qkv = weight("qkv", shape.qkv_size(), 2 * hidden);
+    weights.o = weight("o", hidden, shape.q_size());
+    weights.gate_up = weight("gate_up", 2 * shape.inner, hidden);
+    weights.down = weight("down", hidden, shape.inner);
+    weights.lm_head = weight("lm_head", shape.draft_vocab, hidden);
+    weights.embedding_norm = floats(address("embedding_norm"), hidden);
+    weights.hidden_norm = floats(address("hidden_norm"), hidden);
+    weights.mlp_norm = floats(address("mlp_norm"), hidden);
+    weights.final_norm = floats(address("final_norm"), hidden);
+    weights.cos = floats(address("cos"), shape.max_len * half);
+    weights.sin = floats(address("sin"), shape.max_len * half);
+    weights.embedding = at<Bf16>(address("embedding"));
+    weights.target_ids = std::move(target_ids);
+    return weights;
+}
+
+struct HeadHandle {
+    HeadShape shape;
+    Head head;
+
+    HeadHandle(Handle& target, const nb::dict& d, const nb::dict& weights, Ints target_ids)
+        : shape(make_head_shape(d)),
+          head(shape, make_head_weights(shape, weights, std::move(target_ids)),
+               target.decoder.team()) {}
+
+    void observe(std::int64_t sequence_id, std::size_t start, const Ints& rows,
+                 const Ints& next_tokens, const Ints& blocks, const std::vector<Address>& aux) {
+        for (const std::int32_t id : next_tokens) Handle::check(id, shape.vocab, "token id");
+        std::vector<const Bf16*> layers;
+        for (const Address address : aux) layers.push_back(at<Bf16>(address));
+        head.observe(sequence_id, start, rows, next_tokens, blocks, layers);
+    }
+
+    // requests: three numbers each: sequence, its tokens, the last of them.
+    nb::list draft(const std::vector<std::int64_t>& requests, std::size_t depth, std::size_t width,
+                   std::size_t max_nodes, double min_path) {
+        std::vector<Request> asked;
+        for (std::size_t i = 0; i + 3 <= requests.size(); i += 3) {
+            asked.push_back({requests[i], requests[i + 1], std::int32_t(requests[i + 2])});
+        }
+        std::vector<DraftedTree> trees;
+        {
+            nb::gil_scoped_release released;
+            trees = head.draft(asked, depth, width, max_nodes, min_path);
+        }
+        nb::list out;
+        for (const DraftedTree& tree : trees) {
+            out.append(nb::make_tuple(tree.token_ids, tree.parents, tree.confidences));
+        }
+        return out;
+    }
+};
+
 }  // namespace
 }  // namespace quickmatch::decoder
 #endif
@@ -178,6 +258,19 @@ void bind_decoder(nb::module_& m) {
                  h.decoder.move(from, to);
              }, nb::arg("sources"), nb::arg("targets"))
         .def_prop_ro("num_bytes", [](const Handle& h) { return h.decoder.num_bytes(); });
+    using decoder::HeadHandle;
+    nb::class_<HeadHandle>(m, "Head")
+        .def(nb::init<Handle&, const nb::dict&, const nb::dict&, decoder::Ints>(),
+             nb::keep_alive<1, 2>(), nb::arg("target"), nb::kw_only(), nb::arg("shape"),
+             nb::arg("weights"), nb::arg("target_ids"))
+        .def("observe", &HeadHandle::observe, nb::kw_only(), nb::arg("sequence_id"),
+             nb::arg("start"), nb::arg("rows"), nb::arg("next_token_ids"), nb::arg("blocks"),
+             nb::arg("aux"))
+        .def("forget", [](HeadHandle& h, std::int64_t id) { h.head.forget(id); },
+             nb::arg("sequence_id"))
+        .def("draft", &HeadHandle::draft, nb::arg("requests"), nb::kw_only(), nb::arg("depth"),
+             nb::arg("width"), nb::arg("max_nodes"), nb::arg("min_path"))
+        .def_prop_ro("num_bytes", [](const HeadHandle& h) { return h.head.num_bytes(); });
 #endif
 }
 

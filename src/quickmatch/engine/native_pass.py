@@ -65,7 +65,8 @@ class NativePass:
         shape["max_model_len"] = size.max_model_len
         shape["num_slots"] = size.num_blocks * size.block_size
         shape["block_size"] = size.block_size
-        self._decoder = _native.Decoder(shape, num_threads=torch.get_num_threads())
+        # A head runs beside it, on its threads.
+        self.decoder = _native.Decoder(shape, num_threads=torch.get_num_threads())
         tensors = read_tensors(folder, model, dtype=torch.bfloat16, device=torch.device("cpu"))
         self.embedding = tensors.embedding.contiguous()
         frequencies, factor = rope_frequencies(model.rope, model.head_dim)
@@ -73,12 +74,12 @@ class NativePass:
         self._set_ends(tensors.lm_head, tensors.norm, angle.cos() * factor, angle.sin() * factor)
         for layer in tensors.layers:
             self._add_layer(layer)
-        self.num_bytes = self._decoder.num_bytes + self.embedding.numel() * 2
+        self.num_bytes = self.decoder.num_bytes + self.embedding.numel() * 2
 
     def _set_ends(self, lm_head: Tensor, norm: Tensor, cos: Tensor, sin: Tensor) -> None:
         held = [self.embedding, lm_head.contiguous(), norm.float(), cos, sin]
         embedding, head, final_norm, cosines, sines = (one.data_ptr() for one in held)
-        self._decoder.set_ends(
+        self.decoder.set_ends(
             embedding=embedding, lm_head=head, norm=final_norm, cos=cosines, sin=sines
         )
 
@@ -86,7 +87,7 @@ class NativePass:
         norms = [layer.attention_norm.float(), layer.mlp_norm.float()]
         head_norms = None if layer.qk_norm is None else layer.qk_norm.float().contiguous()
         weights = [one.weight.contiguous() for one in layer.linears]
-        self._decoder.add_layer(
+        self.decoder.add_layer(
             attention_norm=norms[0].data_ptr(),
             mlp_norm=norms[1].data_ptr(),
             head_norms=0 if head_norms is None else head_norms.data_ptr(),
@@ -115,7 +116,7 @@ class NativePass:
         aux = torch.empty(
             len(aux_layers), num_tokens, self._model.hidden_size, dtype=torch.bfloat16
         )
-        self._decoder.run(
+        self.decoder.run(
             token_ids=batch.token_ids,
             positions=batch.positions,
             slots=batch.slots,
@@ -142,13 +143,13 @@ class NativePass:
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """See ForwardPass.move."""
-        self._decoder.move(sources, targets)
+        self.decoder.move(sources, targets)
 
     def put_adapter(self, row: int, layers: LoraLayers) -> None:
         """See ForwardPass.put_adapter."""
         places = [low for layer in layers for low in layer]
         held = [None if low is None else (low.a.contiguous(), low.b.contiguous()) for low in places]
-        self._decoder.set_adapter(
+        self.decoder.set_adapter(
             row,
             ranks=[0 if pair is None else len(pair[0]) for pair in held],
             downs=[0 if pair is None else pair[0].data_ptr() for pair in held],
@@ -157,4 +158,4 @@ class NativePass:
 
     def drop_adapter(self, row: int) -> None:
         """See ForwardPass.drop_adapter."""
-        self._decoder.drop_adapter(row)
+        self.decoder.drop_adapter(row)

@@ -35,8 +35,7 @@ from quickmatch.engine.precision import choose_dtype
 from quickmatch.engine.sampler import Sampler
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.draft_model import ModelDrafter
-from quickmatch.engine.speculation.head import HeadDrafter
-from quickmatch.engine.speculation.head_folder import read_head
+from quickmatch.engine.speculation.head_loading import load_head
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.model_drafters import (
     BASE,
@@ -91,12 +90,12 @@ class ModelRunner:
         self.num_blocks = size.num_blocks
         self.kv_bytes = size.num_bytes
         self.max_model_len = size.max_model_len
-        pass_size = PassSize(
+        self._size = PassSize(
             num_blocks=size.num_blocks,
             block_size=config.block_size,
             max_model_len=size.max_model_len,
         )
-        self._pass = make_pass(self.folder, model, pass_size, dtype=dtype, device=device)
+        self._pass = make_pass(self.folder, model, self._size, dtype=dtype, device=device)
         self.model_bytes = self._pass.num_bytes
 
     def _draft_model(self, speculation: SpeculationConfig) -> SmallModel | None:
@@ -218,16 +217,12 @@ class ModelRunner:
 
         Raises ModelLoadError on a head that does not fit the model.
         """
-        config, tensors = read_head(Path(path))
         with torch.inference_mode():
-            return HeadDrafter(
-                config,
-                tensors,
-                embedding=self._pass.embedding,
+            return load_head(
+                Path(path),
+                self._pass,
                 model=self.model_config,
-                num_blocks=self.num_blocks,
-                block_size=self.block_size,
-                max_model_len=self.max_model_len,
+                size=self._size,
                 dtype=self.dtype,
                 device=self.device,
             )

@@ -103,14 +103,16 @@ class HeadDrafter:
     # ---- what the target computed
 
     @torch.inference_mode()
-    def observe(self, kept: list[KeptRows], features: Tensor) -> None:
+    def observe(self, kept: list[KeptRows], aux: list[Tensor]) -> None:
         """Take in the rows of a step that became part of their sequences.
 
-        features: [num_tokens, len(aux_layers) * target's hidden], of the step's flattened batch.
+        aux: the hidden states entering `aux_layers`, each [num_tokens, target's hidden], of the
+        step's flattened batch.
         """
         kept = [rows for rows in kept if rows.sequence_id >= 0]  # a warm-up is nobody's
         if not kept:
             return
+        features = torch.cat(aux, -1)
         picked = [row for rows in kept for row in rows.rows]
         if picked != list(range(len(features))):
             features = features.index_select(0, torch.tensor(picked, device=self._device))

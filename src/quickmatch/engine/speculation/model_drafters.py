@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
@@ -37,7 +36,7 @@ class Head(Drafter, Protocol):
 
     aux_layers: tuple[int, ...]
 
-    def observe(self, kept: list[KeptRows], features: Tensor) -> None: ...
+    def observe(self, kept: list[KeptRows], aux: list[Tensor]) -> None: ...
 
 
 class SmallModel(Drafter, Protocol):
@@ -119,7 +118,7 @@ class ModelDrafters:
             own = [k for k in kept if self._head(k.adapter_row) is loaded.head]
             if own:
                 layers = [by_layer[layer] for layer in loaded.head.aux_layers]
-                loaded.head.observe(own, torch.cat(layers, dim=-1))
+                loaded.head.observe(own, layers)
 
     def forget(self, sequence_id: int) -> None:
         """Forget a sequence that has ended or was preempted."""

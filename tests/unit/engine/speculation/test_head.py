@@ -99,7 +99,7 @@ class Text:
 
     def show(self, drafter: HeadDrafter, start: int = 0, end: int | None = None) -> None:
         end = self.length - 1 if end is None else end
-        drafter.observe([self.kept(start, end)], self.features[start:end])
+        drafter.observe([self.kept(start, end)], [self.features[start:end]])
 
 
 def _draft(
@@ -207,7 +207,7 @@ def test_a_batch_drafts_what_each_would_alone(width: int) -> None:
         kept.append(text.kept(0, num_rows, first))
         features += [text.features[:num_rows], torch.full((1, 3 * HIDDEN), 7.0)]
         first += num_rows + 1
-    drafter.observe(kept, torch.cat(features))
+    drafter.observe(kept, [torch.cat(features)])
     for text, tree in zip(texts, _draft(drafter, *texts, width=width), strict=True):
         _assert_same(tree, _alone(text, width=width))
 
@@ -264,7 +264,7 @@ def test_a_warm_up_is_nobodys() -> None:
     text = Text(1, 20)
     kept = text.kept(0, 19)
     kept.sequence_id = -1
-    drafter.observe([kept], text.features[:19])
+    drafter.observe([kept], [text.features[:19]])
     assert not drafter._pending
 
 
