@@ -28,6 +28,7 @@ from benchmarks.speculation.sections import (
     measure_exactness,
     measure_mixed,
 )
+from benchmarks.speculation.workloads import CREDIT, CREDIT_DEEP
 from examples.credit_cards.screen import Screen
 
 _NEEDS_MIXED = {"mixed", "prose", "prediction"}
@@ -41,8 +42,9 @@ def measure(report: Report, plan: Plan, *, only_prepare: bool, is_whole: bool) -
     if only_prepare:
         return
     before = measure_ceilings()
-    if "credit" in plan.sections:
-        measure_credit(bench)
+    for section in (CREDIT, CREDIT_DEEP):
+        if section in plan.sections:
+            measure_credit(bench, section)
     if _NEEDS_MIXED & set(plan.sections) and "mixed" in bench.parts:
         measure_mixed(bench)
     if "exactness" in plan.sections:

@@ -4,9 +4,9 @@ import argparse
 from dataclasses import dataclass, field, replace
 
 from benchmarks.speculation.arms import OURS, PEERS_BY_NAME, PLAIN
-from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, FILES, PROSE
+from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_DEEP, FILES, PROSE
 
-SECTIONS = (CREDIT, "mixed", PROSE, "prediction", "exactness", "host", "drift")
+SECTIONS = (CREDIT, CREDIT_DEEP, "mixed", PROSE, "prediction", "exactness", "host", "drift")
 _QUICK_PEERS = ("llama.cpp", "llama.cpp ngram", "openvino", "openvino lookup")
 
 

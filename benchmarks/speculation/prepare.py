@@ -19,8 +19,13 @@ from benchmarks.speculation.streams import (
     mixed_items,
     training_mixture,
 )
-from benchmarks.speculation.targets import CREDIT_RECIPE, MIXED_RECIPE, make_target
-from benchmarks.speculation.workloads import CREDIT, NoData, Workload
+from benchmarks.speculation.targets import (
+    CREDIT_RECIPE,
+    DEEP_RECIPE,
+    MIXED_RECIPE,
+    make_target,
+)
+from benchmarks.speculation.workloads import CREDIT, CREDIT_DEEP, NoData, Workload
 
 _NEED_MIXED = ("mixed", "prose", "prediction", "exactness", "drift")
 _HEAD_SETTINGS = {"epochs": 8}  # the job's own choice is a tenth of it, for a loop that goes on
@@ -31,8 +36,10 @@ def prepare(bench: Bench) -> None:
     with bench.screen.stage("prepare", "targets, draft model, heads; made once, then kept"):
         draft = _generic_draft(bench)
         workload = credit_items(bench.plan)
-        target = make_target(CREDIT_RECIPE, workload.train, bench.screen)
-        _add(bench, CREDIT, target, [workload], bench.plan.num_past, draft)
+        for section, recipe in ((CREDIT, CREDIT_RECIPE), (CREDIT_DEEP, DEEP_RECIPE)):
+            if section == CREDIT or section in bench.plan.sections:
+                target = make_target(recipe, workload.train, bench.screen)
+                _add(bench, section, target, [workload], bench.plan.num_past, draft)
         if set(_NEED_MIXED) & set(bench.plan.sections):
             _prepare_mixed(bench, draft)
 

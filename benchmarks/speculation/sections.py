@@ -12,19 +12,22 @@ from benchmarks.speculation.calls import Call
 from benchmarks.speculation.figures import equal_rows, loop_rows
 from benchmarks.speculation.running import Arm, running, warm_up
 from benchmarks.speculation.turns import ALL, Turns, equal_share, num_tokens, rounds_of
-from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, PROSE, prose
+from benchmarks.speculation.workloads import CODE_EDITS, PROSE, prose
 
 MIXED, PREDICTION = "mixed", "prediction"
 
 
-def measure_credit(bench: Bench) -> None:
-    """The specialised workload at batch 1, 8 and 32, every arm and every peer."""
-    plan, streams = bench.plan, bench.streams[CREDIT]
+def measure_credit(bench: Bench, section: str) -> None:
+    """The specialised workload at batch 1, 8 and 32, every arm and every peer.
+
+    section: CREDIT or CREDIT_DEEP, which says to which target.
+    """
+    plan, streams = bench.plan, bench.streams[section]
     bench.report.add(*loop_rows(streams.test.loop_shares))
     names = [*plan.arms, *plan.peers]
     with (
-        bench.screen.stage(CREDIT, "explanations of ratings: every arm, every peer"),
-        running(names, bench.parts[CREDIT]) as arms,
+        bench.screen.stage(section, "explanations of ratings: every arm, every peer"),
+        running(names, bench.parts[section]) as arms,
     ):
         _tell(bench, arms)
         warm_up(arms.values(), streams.past)
@@ -32,7 +35,7 @@ def measure_credit(bench: Bench) -> None:
         for concurrency, size in plan.credit_calls.items():
             rounds = rounds_of(left, plan.num_rounds, size)
             left = left[plan.num_rounds * size :]
-            bench.speeds(arms, rounds, CREDIT, concurrency)
+            bench.speeds(arms, rounds, section, concurrency)
 
 
 def measure_mixed(bench: Bench) -> None:

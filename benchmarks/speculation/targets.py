@@ -4,13 +4,17 @@ Untuned, the base answers these prompts with loops, and a loop is the easiest te
 taken on it would flatter every drafter. So the benchmark tunes it first, with the product's own
 training loop, and writes merged folders that every peer can load.
 
-    credit  LoRA on the credit explanations, merged: what the example's demo makes
-    mixed   all weights, one pass over the other workloads' train parts together
+    credit       LoRA on the credit explanations, merged: what the example's demo makes
+    credit-deep  the same rows and a model three times as large, for what size changes: the base
+                 with three blocks added behind each of its own, which begin as identities (after
+                 LLaMA Pro, arXiv 2401.02415); all weights, two passes
+    mixed        all weights, one pass over the other workloads' train parts together
 
 A folder is made once. Its name holds a fingerprint of recipe, rows and base weights, so that what
 changes is made anew.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -41,13 +45,14 @@ _COPIED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a target is trained. lora_rank 0: all weights."""
+    """How a target is trained. lora_rank 0: all weights. added_blocks: behind each block."""
 
     name: str
     lora_rank: int
     epochs: int
     learning_rate: float
     batch_size: int = 8
+    added_blocks: int = 0
 
     @property
     def settings(self) -> SftSettings:
@@ -62,6 +67,7 @@ class Recipe:
 
 
 CREDIT_RECIPE = Recipe("credit", lora_rank=8, epochs=5, learning_rate=4e-3)
+DEEP_RECIPE = Recipe("credit-deep", lora_rank=0, epochs=2, learning_rate=1e-3, added_blocks=3)
 MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.5e-3)
 # Rows of each workload in the mixture: by what a row costs and by how soon the model has the form.
 MIXED_ROWS = {
@@ -87,6 +93,9 @@ def make_target(
     tuned = _train(recipe, items, part, screen)
     for name in _COPIED:
         shutil.copy(BASE / name, part / name)
+    shape = json.loads((part / "config.json").read_text(encoding="utf-8"))
+    shape["num_hidden_layers"] = len(tuned.model.layers)
+    (part / "config.json").write_text(json.dumps(shape, indent=2), encoding="utf-8")
     save_file(_weights(tuned), part / "model.safetensors", {"format": "pt"})
     shutil.rmtree(part / "work")
     return part.rename(folder)
@@ -122,8 +131,25 @@ def _trainable(recipe: Recipe) -> Loaded:
         return add_lora(load_base(str(BASE)), recipe.settings, SHIPPED_MODEL)
     # Master weights in float32, products in bfloat16: what `Loaded.precision` makes of the two.
     loaded = load_base(str(BASE), dtype="float32")
+    _deepen(loaded.model, recipe.added_blocks)
     loaded.model.requires_grad_(True)
     return Loaded(loaded.model, loaded.tokenizer, loaded.device, torch.bfloat16)
+
+
+def _deepen(model: Any, added_blocks: int) -> None:
+    """Put so many blocks behind each one that add nothing to the residual yet."""
+    layers = []
+    for layer in model.model.layers:
+        layers.append(layer)
+        for _ in range(added_blocks):
+            block = copy.deepcopy(layer)
+            torch.nn.init.zeros_(block.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(block.mlp.down_proj.weight)
+            layers.append(block)
+    for index, layer in enumerate(layers):
+        layer.self_attn.layer_idx = index
+    model.model.layers = torch.nn.ModuleList(layers)
+    model.config.num_hidden_layers = len(layers)
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
@@ -136,7 +162,10 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _fingerprint(recipe: Recipe, items: Sequence[Item]) -> str:
-    told = json.dumps([asdict(recipe), [item.as_row() for item in items]], sort_keys=True)
+    of_recipe = {
+        name: value for name, value in asdict(recipe).items() if value or name == "lora_rank"
+    }
+    told = json.dumps([of_recipe, [item.as_row() for item in items]], sort_keys=True)
     digest = hashlib.sha256(told.encode())
     digest.update((BASE / "model.safetensors").read_bytes())
     return digest.hexdigest()[:12]

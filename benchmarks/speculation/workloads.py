@@ -23,6 +23,7 @@ from examples.credit_cards.writer import write
 
 DATA_VARIABLE = "QUICKMATCH_BENCH_DATA"
 CREDIT = "credit"
+CREDIT_DEEP = "credit-deep"  # the same calls, to the larger target
 CODE_EDITS = "code_edits"
 PROSE = "prose"
 # What an answer may cost at most: tokens above nearly all of the workload's own answers.

@@ -33,6 +33,8 @@ nb::tuple draft(SuffixIndex& index, std::int64_t sequence_id, std::size_t max_no
 }  // namespace
 
 NB_MODULE(_native, m) {
+    // The engine freezes what it has loaded, so at its end Python frees nothing of it.
+    nb::set_leak_warnings(false);
     nb::register_exception_translator([](const std::exception_ptr& error, void*) {
         try {
             std::rethrow_exception(error);

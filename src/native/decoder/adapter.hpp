@@ -23,6 +23,7 @@ struct LowRank {
 };
 
 struct Adapter {
+    Arena arena{false};  // there may be hundreds, each smaller than a large page
     std::vector<std::array<LowRank, kNumPlaces>> layers;
     std::size_t num_bytes() const {
         std::size_t total = 0;

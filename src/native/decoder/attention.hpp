@@ -48,6 +48,7 @@ struct Heads {
 };
 
 constexpr std::size_t kTileQueries = 4;
+constexpr std::size_t kLine = 64;    // bytes of the cache's unit: one pair of a chunk's keys
 constexpr std::size_t kAbreast = 4;  // chunks scored at a time: sums that do not wait for each other
 
 class Attention {
@@ -138,8 +139,13 @@ class Attention {
         for (std::size_t c = first; c < last; c += kAbreast) {
             // The last chunk is scored twice where their number is odd: the same scores.
             const std::uint32_t* keys[kAbreast];
+            const char* ahead[kAbreast];  // what is read next: as far from here as keys[i] is long
             for (std::size_t i = 0; i < kAbreast; ++i) {
                 keys[i] = kv.keys(chunks[std::min(c + i, last - 1)], head);
+                const bool is_end = c + kAbreast >= last;
+                const std::uint32_t next = chunks[std::min(is_end ? first + i : c + kAbreast + i, last - 1)];
+                ahead[i] = is_end ? reinterpret_cast<const char*>(kv.values(next, head))
+                                  : reinterpret_cast<const char*>(kv.keys(next, head));
             }
             __m512 sums[kAbreast][kQueries];
             QM_UNROLL
@@ -150,6 +156,7 @@ class Attention {
             for (std::size_t p = 0; p < dim / 2; ++p) {
                 QM_UNROLL
                 for (std::size_t i = 0; i < kAbreast; ++i) {
+                    _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
                     const auto key =
                         reinterpret_cast<__m512bh>(_mm512_load_si512(keys[i] + p * kChunk));
                     QM_UNROLL
@@ -204,7 +211,12 @@ class Attention {
             const Bf16* values = kv.values(chunks[c], head) + offset;
             const float* own = scores + (c - first) * kChunk;
             const std::size_t count = std::min(kChunk, high - c * kChunk);
+            const Bf16* ahead = kv.values(chunks[std::min(c + kAbreast, last - 1)], head) + offset;
             for (std::size_t token = 0; token < count; ++token) {
+                QM_UNROLL
+                for (int d = 0; d < kParts; d += 2) {
+                    _mm_prefetch(reinterpret_cast<const char*>(ahead + token * dim + d * 16), _MM_HINT_T0);
+                }
                 __m512 value[kParts];
                 QM_UNROLL
                 for (int d = 0; d < kParts; ++d) value[d] = widen16(values + token * dim + d * 16);

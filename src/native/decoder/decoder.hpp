@@ -64,6 +64,8 @@ class Decoder {
 
     // ---- loading. Matrices are [out, in] bfloat16.
 
+    Arena& arena() { return arena_; }
+
     // [vocab, hidden]; to be kept alive by the caller, who has other uses for it.
     void set_embedding(const Bf16* from) { embedding_ = from; }
     void set_lm_head(Weight weight) { lm_head_ = std::move(weight); }
@@ -94,8 +96,10 @@ class Decoder {
     // ---- running
 
     // logits: [wanted, vocab]. aux: [aux_layers, rows, hidden], the hidden states entering them.
-    void run(const Step& step, float* logits, Bf16* aux) {
+    // Returns the likeliest token of each wanted row.
+    std::vector<std::int32_t> run(const Step& step, float* logits, Bf16* aux) {
         const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
+        team_.set_active(rows >= kSharedRows || lm_head_.num_bytes() >= kSharedBytes);
         see(step);
         find_adapters(step);
         float* x = hidden_.at_least(rows * hidden);
@@ -110,13 +114,18 @@ class Decoder {
             transform(step, i, x);
         }
         const std::size_t wanted = step.wanted.size();
-        if (wanted == 0) return;
+        std::vector<std::int32_t> best(wanted);
+        if (wanted == 0) return best;
         Bf16* normed = normed_.at_least(wanted * hidden);
         for (std::size_t w = 0; w < wanted; ++w) {
             rms_norm(x + std::size_t(step.wanted[w]) * hidden, final_norm_.data(), shape_.eps, hidden,
                      normed + w * hidden);
         }
         multiply(team_, lm_head_, normed, wanted, Target{logits, shape_.vocab, false});
+        for (std::size_t w = 0; w < wanted; ++w) {
+            best[w] = std::int32_t(argmax(logits + w * shape_.vocab, shape_.vocab));
+        }
+        return best;
     }
 
     // Copy slots `from` to slots `to`, in every layer; all are read before any is written.
@@ -266,8 +275,11 @@ class Decoder {
     }
 
     static constexpr std::size_t kMaxDim = 512;
+    // A step is shared if it has so many rows, or so large a model that one row takes as long.
+    static constexpr std::size_t kSharedRows = 8, kSharedBytes = std::size_t{16} << 20;
 
     Shape shape_;
+    Arena arena_;  // of the weights
     Team team_;
     Attention attention_;
     std::vector<PagedKV> kv_;

@@ -38,6 +38,7 @@ struct HeadShape {
 };
 
 struct HeadWeights {
+    Arena arena;
     Weight fuse, qkv, o, gate_up, down, lm_head;
     std::vector<float> embedding_norm, hidden_norm, mlp_norm, final_norm;
     std::vector<float> cos, sin;              // [max_len, dim / 2]
@@ -100,6 +101,7 @@ class Head {
     // A tree for each request, empty for one whose last row was not observed.
     std::vector<DraftedTree> draft(const std::vector<Request>& requests, std::size_t depth,
                                    std::size_t width, std::size_t max_nodes, double min_path) {
+        team_.set_active(requests.size() * width >= kSharedRows);
         std::vector<DraftedTree> out(requests.size());
         std::vector<std::size_t> ready;
         for (std::size_t i = 0; i < requests.size(); ++i) {
@@ -116,6 +118,7 @@ class Head {
     }
 
   private:
+    static constexpr std::size_t kSharedRows = 8;
     static constexpr std::size_t kMaxPending = 64, kMaxTogether = 64, kMaxWidth = 8;
     static constexpr std::size_t kMaxDrafted = 256;                          // rows a sequence
     static constexpr std::size_t kScratchChunks = kMaxDrafted / kChunk + 1;  // a sequence

@@ -6,9 +6,11 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace quickmatch::decoder {
 
@@ -49,6 +51,30 @@ class Memory {
 
     Value* data_ = nullptr;
     std::size_t size_ = 0;
+};
+
+// One piece of address space after the other, cut into parts that live as long as the whole. Weights
+// lie in it side by side, on large pages, which parts of some hundred kilobytes alone would not get.
+class Arena {
+  public:
+    explicit Arena(bool wants_large_pages = true) : wants_large_pages_(wants_large_pages) {}
+
+    template <typename Value>
+    Value* take(std::size_t size) {
+        const std::size_t bytes = (size * sizeof(Value) + kAlign - 1) / kAlign * kAlign;
+        if (pieces_.empty() || used_ + bytes > pieces_.back().num_bytes()) {
+            pieces_.emplace_back(std::max(bytes, kPiece), wants_large_pages_);
+            used_ = 0;
+        }
+        used_ += bytes;
+        return reinterpret_cast<Value*>(pieces_.back().data() + used_ - bytes);
+    }
+
+  private:
+    static constexpr std::size_t kAlign = 64, kPiece = std::size_t{64} << 20;
+    bool wants_large_pages_;
+    std::vector<Memory<char>> pieces_;
+    std::size_t used_ = 0;
 };
 
 // Memory that only grows, and whose content does not outlive the next call.

@@ -55,7 +55,7 @@ struct Handle {
 
     void set_ends(Address embedding, Address lm_head, Address norm, Address cos, Address sin) {
         decoder.set_embedding(at<Bf16>(embedding));
-        decoder.set_lm_head(Weight(at<Bf16>(lm_head), nullptr, shape.vocab, shape.hidden));
+        decoder.set_lm_head(Weight(decoder.arena(), at<Bf16>(lm_head), nullptr, shape.vocab, shape.hidden));
         decoder.set_final_norm(at<float>(norm));
         decoder.set_rotary(at<float>(cos), at<float>(sin));
     }
@@ -76,7 +76,8 @@ struct Handle {
             head_norms, (shape.heads.num_query + shape.heads.num_kv) * shape.heads.dim);
         for (std::size_t i = 0; i < kNumPlaces; ++i) {
             const auto [out, in] = places()[i];
-            layer.weights[i] = Weight(at<Bf16>(weights.at(i)), at<Bf16>(biases.at(i)), out, in);
+            layer.weights[i] =
+                Weight(decoder.arena(), at<Bf16>(weights.at(i)), at<Bf16>(biases.at(i)), out, in);
         }
         decoder.add_layer(std::move(layer));
     }
@@ -91,14 +92,14 @@ struct Handle {
             const auto [out, in] = places()[i % kNumPlaces];
             const std::size_t rank = ranks[i];
             LowRank& low = adapter->layers[i / kNumPlaces][i % kNumPlaces];
-            low.down = Weight(at<Bf16>(downs.at(i)), nullptr, rank, in);
-            low.up = Weight(at<Bf16>(ups.at(i)), nullptr, out, rank);
+            low.down = Weight(adapter->arena, at<Bf16>(downs.at(i)), nullptr, rank, in);
+            low.up = Weight(adapter->arena, at<Bf16>(ups.at(i)), nullptr, out, rank);
         }
         decoder.set_adapter(row, std::move(adapter));
     }
 
     // spans: five numbers each: first row, rows, tokens before, blocks, whether it holds a tree.
-    void run(Ints token_ids, Ints positions, Ints slots, Ints row_adapters, const Ints& spans,
+    Ints run(Ints token_ids, Ints positions, Ints slots, Ints row_adapters, const Ints& spans,
              const Ints& blocks, Ints parents, Ints wanted, Ints aux_layers, Ints windows,
              Address logits, Address aux) {
         Step step;
@@ -127,8 +128,8 @@ struct Handle {
         step.wanted = std::move(wanted);
         step.aux_layers = std::move(aux_layers);
         step.windows = std::move(windows);
-        nb::gil_scoped_release released;
-        decoder.run(step, reinterpret_cast<float*>(logits), reinterpret_cast<Bf16*>(aux));
+        nb::gil_scoped_release released;  // given back before the answer is turned into a list
+        return decoder.run(step, reinterpret_cast<float*>(logits), reinterpret_cast<Bf16*>(aux));
     }
 
     std::vector<std::uint32_t> chunks_of(const Span& span, const std::int32_t* blocks,
@@ -171,11 +172,11 @@ HeadShape make_head_shape(const nb::dict& d) {
 
 HeadWeights make_head_weights(const HeadShape& shape, const nb::dict& d, Ints target_ids) {
     const auto address = [&](const char* name) { return nb::cast<Address>(d[name]); };
+    HeadWeights weights;
     const auto weight = [&](const char* name, std::size_t out, std::size_t in) {
-        return Weight(at<Bf16>(address(name)), nullptr, out, in);
+        return Weight(weights.arena, at<Bf16>(address(name)), nullptr, out, in);
     };
     const std::size_t hidden = shape.hidden, half = shape.heads.dim / 2;
-    HeadWeights weights;
     weights.fuse = weight("fuse", hidden, shape.features());
     weights.qkv = weight("qkv", shape.qkv_size(), 2 * hidden);
     weights.o = weight("o", hidden, shape.q_size());

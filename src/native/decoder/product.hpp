@@ -29,13 +29,13 @@ constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32
 class Weight {
   public:
     Weight() = default;
-    // from: [out, in] bfloat16, row after row. bias: [out] bfloat16, or null.
-    Weight(const Bf16* from, const Bf16* bias, std::size_t out, std::size_t in)
+    // from: [out, in] bfloat16, row after row. bias: [out] bfloat16, or null. The arena outlives it.
+    Weight(Arena& arena, const Bf16* from, const Bf16* bias, std::size_t out, std::size_t in)
         : out_(out),
           pairs_((in + 1) / 2),
           panels_((out + kPanel - 1) / kPanel),
-          data_(panels_ * pairs_ * kPanel, true),
-          bias_(bias == nullptr ? 0 : panels_ * kPanel) {
+          data_(arena.take<std::uint32_t>(panels_ * pairs_ * kPanel)),
+          bias_(bias == nullptr ? nullptr : arena.take<float>(panels_ * kPanel)) {
         for (std::size_t o = 0; o < out; ++o) {
             std::uint32_t* column = group(o / (kPanel * kGroup)) + o % kPanel;
             const std::size_t in_group = o / kPanel % kGroup;
@@ -45,25 +45,28 @@ class Weight {
                 const std::uint32_t high = 2 * p + 1 < in ? from[o * in + 2 * p + 1] : 0;
                 column[(p * width + in_group) * kPanel] = low | high << 16;
             }
-            if (bias != nullptr) bias_.data()[o] = decoder::widen(bias[o]);
+            if (bias != nullptr) bias_[o] = decoder::widen(bias[o]);
         }
     }
 
     std::size_t out() const { return out_; }
     std::size_t row_size() const { return 2 * pairs_; }  // that x must have, zero behind `in`
     std::size_t num_groups() const { return (panels_ + kGroup - 1) / kGroup; }
-    std::size_t num_bytes() const { return data_.num_bytes() + bias_.num_bytes(); }
+    std::size_t num_bytes() const {
+        const std::size_t num_biases = bias_ == nullptr ? 0 : panels_ * kPanel;
+        return panels_ * pairs_ * kPanel * sizeof(std::uint32_t) + num_biases * sizeof(float);
+    }
     bool is_empty() const { return out_ == 0; }
 
-    std::uint32_t* group(std::size_t g) const { return data_.data() + g * kGroup * pairs_ * kPanel; }
+    std::uint32_t* group(std::size_t g) const { return data_ + g * kGroup * pairs_ * kPanel; }
     std::size_t group_width(std::size_t g) const { return std::min(kGroup, panels_ - g * kGroup); }
     std::size_t pairs() const { return pairs_; }
-    const float* bias() const { return bias_.data(); }
+    const float* bias() const { return bias_; }
 
   private:
     std::size_t out_ = 0, pairs_ = 0, panels_ = 0;
-    Memory<std::uint32_t> data_;
-    Memory<float> bias_;
+    std::uint32_t* data_ = nullptr;
+    float* bias_ = nullptr;
 };
 
 // Where a product's sums go: a matrix of `stride` columns, set or added to.

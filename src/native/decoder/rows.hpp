@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace quickmatch::decoder {
 
@@ -103,6 +104,26 @@ QM_AVX512 inline void rotate_(float* head, const float* cos, const float* sin, s
         _mm512_storeu_ps(head + i, _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c)));
         _mm512_storeu_ps(head + half + i, _mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c)));
     }
+}
+
+// The first of the largest of so many numbers; NaN counts as the smallest.
+QM_AVX512 inline std::size_t argmax(const float* from, std::size_t size) {
+    __m512 best = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    __m512i best_at = _mm512_setzero_si512(), at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+                                                                     10, 11, 12, 13, 14, 15);
+    const __m512i step = _mm512_set1_epi32(16);
+    for (std::size_t i = 0; i < size; i += 16) {
+        const std::size_t left = size - i;
+        const __mmask16 mask = left >= 16 ? 0xFFFF : (1u << left) - 1;
+        const __m512 some = _mm512_mask_loadu_ps(best, mask, from + i);
+        const __mmask16 is_larger = _mm512_cmp_ps_mask(some, best, _CMP_GT_OQ);
+        best = _mm512_mask_blend_ps(is_larger, best, some);
+        best_at = _mm512_mask_blend_epi32(is_larger, best_at, at);
+        at = _mm512_add_epi32(at, step);
+    }
+    const __mmask16 is_top =
+        _mm512_cmp_ps_mask(best, _mm512_set1_ps(_mm512_reduce_max_ps(best)), _CMP_EQ_OQ);
+    return std::size_t(_mm512_mask_reduce_min_epu32(is_top, best_at));
 }
 
 QM_AVX512 inline void narrow(const float* from, std::size_t size, Bf16* to) {

@@ -31,10 +31,13 @@ class Team {
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
+    // Whether `share` is to share from here on: waking a helper takes longer than a small step.
+    void set_active(bool is_active) { is_active_ = is_active; }
+
     // Call task(first, last) on ranges that make up [0, count), in any order and by any member.
     template <typename Task>
     void share(std::size_t count, const Task& task) {
-        if (size_ == 1 || count < 2) {
+        if (size_ == 1 || count < 2 || !is_active_) {
             if (count > 0) task(std::size_t{0}, count);
             return;
         }
@@ -107,6 +110,7 @@ class Team {
     }
 
     int size_;
+    bool is_active_ = true;
     std::uint64_t lot_ = 0;
     std::atomic<std::uint64_t> claims_{0};
     std::atomic<std::size_t> num_left_{0};

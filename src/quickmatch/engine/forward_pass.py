@@ -27,6 +27,7 @@ class PassOutput:
 
     logits: Tensor | None  # [rows asked for, vocab], until the next run; None if there is none
     aux: list[Tensor] = field(default_factory=list)  # [num_tokens, hidden] for each layer asked for
+    best: list[int] | None = None  # the likeliest token of each row, where the pass found it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +68,18 @@ class ForwardPass(Protocol):
 
 
 def make_pass(
-    folder: Path, model: ModelConfig, size: PassSize, *, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    model: ModelConfig,
+    size: PassSize,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_threads: int = 1,
 ) -> ForwardPass:
     """Load a model's weights into the faster pass that can run it here.
 
-    Raises ModelLoadError naming what is wrong with the folder.
+    num_threads: of the native pass, which uses them where a step is large enough; torch has its
+    own. Raises ModelLoadError naming what is wrong with the folder.
     """
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass
@@ -79,6 +87,6 @@ def make_pass(
     reason = why_not_native(model, size, dtype=dtype, device=device)
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)
-        return NativePass(folder, model, size)
+        return NativePass(folder, model, size, num_threads=num_threads)
     logger.info("%s runs in torch's operations: %s", folder.name, reason)
     return TorchPass(folder, model, size, dtype=dtype, device=device)

@@ -52,7 +52,9 @@ def why_not_native(
 class NativePass:
     """One model's. Raises ModelLoadError from the constructor."""
 
-    def __init__(self, folder: Path, model: ModelConfig, size: PassSize) -> None:
+    def __init__(
+        self, folder: Path, model: ModelConfig, size: PassSize, *, num_threads: int = 1
+    ) -> None:
         """To be called only where `why_not_native` has nothing to say."""
         from quickmatch import _native
 
@@ -66,7 +68,7 @@ class NativePass:
         shape["num_slots"] = size.num_blocks * size.block_size
         shape["block_size"] = size.block_size
         # A head runs beside it, on its threads.
-        self.decoder = _native.Decoder(shape, num_threads=torch.get_num_threads())
+        self.decoder = _native.Decoder(shape, num_threads=num_threads)
         tensors = read_tensors(folder, model, dtype=torch.bfloat16, device=torch.device("cpu"))
         self.embedding = tensors.embedding.contiguous()
         frequencies, factor = rope_frequencies(model.rope, model.head_dim)
@@ -116,7 +118,7 @@ class NativePass:
         aux = torch.empty(
             len(aux_layers), num_tokens, self._model.hidden_size, dtype=torch.bfloat16
         )
-        self.decoder.run(
+        best = self.decoder.run(
             token_ids=batch.token_ids,
             positions=batch.positions,
             slots=batch.slots,
@@ -130,7 +132,7 @@ class NativePass:
             logits=logits.data_ptr(),
             aux=aux.data_ptr(),
         )
-        return PassOutput(logits if rows else None, list(aux.unbind()))
+        return PassOutput(logits if rows else None, list(aux.unbind()), best)
 
     def _logits_of(self, num_rows: int) -> Tensor:
         """Return memory for so many rows of logits, the same from step to step.

@@ -95,7 +95,14 @@ class ModelRunner:
             block_size=config.block_size,
             max_model_len=size.max_model_len,
         )
-        self._pass = make_pass(self.folder, model, self._size, dtype=dtype, device=device)
+        self._pass = make_pass(
+            self.folder,
+            model,
+            self._size,
+            dtype=dtype,
+            device=device,
+            num_threads=config.num_threads or num_usable_cores(),
+        )
         self.model_bytes = self._pass.num_bytes
 
     def _draft_model(self, speculation: SpeculationConfig) -> SmallModel | None:
@@ -168,7 +175,8 @@ class ModelRunner:
             asking = [i for i, span in enumerate(batch.spans) if span.sample is not None]
             spans = [batch.spans[i] for i in asking]
             states = [span.sample for span in spans if span.sample is not None]
-            chosen = verify(self._sampler, states, [span.tree for span in spans], logits)
+            trees = [span.tree for span in spans]
+            chosen = verify(self._sampler, states, trees, logits, best=out.best)
             for index, one in zip(asking, chosen, strict=True):
                 sampled[index] = one
             self._move_accepted(batch, sampled)
@@ -287,7 +295,8 @@ def auto_num_threads(folder: Path) -> int:
     """Return how many threads a model's step is worth: one for a small model, else all cores.
 
     A small model's operations take microseconds, less than waking a second thread for each; the
-    core is better left to the gateway's process.
+    core is better left to the gateway's process. The native pass has threads of its own, and
+    decides step by step.
     """
     num_bytes = sum(path.stat().st_size for path in weight_files(folder))
     num_threads = 1 if num_bytes < SMALL_MODEL_BYTES else num_usable_cores()

@@ -41,6 +41,7 @@ _MAX_NEWS = 64  # judgements after which a slice's table is made again, at the l
 _MIN_STEPS = 4  # between two tables of a source, once it is known; a divisor of:
 _TURN_STEPS = 16  # after which the next slice has its turn
 _SOURCE_PRIOR = 8.0
+_HOPELESS = 0.01  # of its parent's: a node whose parent is below the floor
 _SOFTENED = 0.03  # of the evidence stays when it has become doubtful
 
 _CHAIN = list(range(-1, MAX_DEPTH - 1))  # the parents of a chain
@@ -177,27 +178,33 @@ class Calibration:
         """Forget what is known of a source: it is another one now."""
         self._sources[source] = SourceCalibration()
 
-    def path_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:
+    def path_probabilities(
+        self, tree: DraftTree, ratios: Sequence[float], floor: float = 0.0
+    ) -> list[float]:
         """Return each node's probability that it and all before it are right.
 
-        ratios: [source], what the sequence's acceptance is of the usual.
+        ratios: [source], what the sequence's acceptance is of the usual. Behind a node below the
+        floor nothing is looked up: those are told as next to impossible.
         """
-        if not tree.sources:
-            return []
-        source, feature = tree.sources[0], tree.features[0]
-        size = len(tree)
-        if tree.sources.count(source) != size or tree.features.count(feature) != size:
-            return self._mixed_probabilities(tree, ratios)
-        ratio, rows = ratios[source], self._sources[source].rows[F_OF[feature]]
         out: list[float] = []
         depths: list[int] = []
-        for parent, confidence in zip(tree.parents, tree.confidences, strict=True):
-            depth = 1 if parent < 0 else depths[parent] + 1
+        sources, last, rows, ratio = self._sources, (-1, -1), self._sources[0].rows[0], 1.0
+        for parent, confidence, source, feature in zip(
+            tree.parents, tree.confidences, tree.sources, tree.features, strict=True
+        ):
+            if parent < 0:
+                depth, path = 1, 1.0
+            else:
+                depth, path = depths[parent] + 1, out[parent]
             depths.append(depth)
+            if path < floor:
+                out.append(path * _HOPELESS)
+                continue
+            if last != (source, feature):
+                last = source, feature
+                rows, ratio = sources[source].rows[F_OF[feature]], ratios[source]
             chance = rows[depth][int(confidence * GRID)] * ratio
-            if chance > MAX_PROBABILITY:
-                chance = MAX_PROBABILITY
-            out.append(chance if parent < 0 else chance * out[parent])
+            out.append(path * (chance if chance < MAX_PROBABILITY else MAX_PROBABILITY))
         return out
 
     def chain_probabilities(
@@ -222,18 +229,4 @@ class Calibration:
             if path < floor:
                 break
             out.append(path)
-        return out
-
-    def _mixed_probabilities(self, tree: DraftTree, ratios: Sequence[float]) -> list[float]:
-        out: list[float] = []
-        depths: list[int] = []
-        for parent, confidence, source, feature in zip(
-            tree.parents, tree.confidences, tree.sources, tree.features, strict=True
-        ):
-            depth = 1 if parent < 0 else depths[parent] + 1
-            depths.append(depth)
-            chance = self._sources[source].probability(feature, depth, confidence)
-            chance *= ratios[source]
-            chance = min(chance, MAX_PROBABILITY)
-            out.append(chance if parent < 0 else chance * out[parent])
         return out

@@ -29,12 +29,14 @@ from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
+from quickmatch.engine.speculation.host_time import HostTime
 from quickmatch.engine.speculation.merging import NO_DRAFT, Merged
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.step_drafts import StepDrafts, merge_drafts
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 from quickmatch.engine.speculation.trials import Trials
+from quickmatch.engine.speculation.turns import Turns
 from quickmatch.engine.speculation.verdicts import Verdicts
 
 _MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
@@ -45,6 +47,7 @@ _TRIAL_SEQS = 8  # that a model on trial drafts for
 class _Step:
     """What belongs to one step; made anew for each."""
 
+    is_deciding: bool = True  # in full, and learning; else by the last decision's policy
     is_plain_turn: bool = False
     longest_pause: int = 1
     num_asked: int = 0
@@ -72,6 +75,8 @@ class Controller:
         self._verdicts = Verdicts()
         self._model = ModelUse(config.max_depth, config.max_draft_tokens)
         self._trials = Trials(costs)
+        self._turns = Turns()
+        self._host = HostTime()
         self._states: dict[int, RequestState] = {}
         self._figures = Figures()
         self._now = 0  # steps
@@ -89,7 +94,7 @@ class Controller:
         if not self._config.is_adaptive:
             return True
         step = self._open()
-        if step.is_plain_turn:
+        if step.is_plain_turn or not (step.is_deciding or self._turns.is_drafting):
             return False
         wanted = self._state(sequence_id).ask(self._now, match_length, step.longest_pause)
         step.num_asked += wanted
@@ -115,7 +120,9 @@ class Controller:
             nodes = self._config.max_draft_tokens
             step.plan = ModelPlan(tuple(able), self._config.max_depth, 1, nodes)
             return step.plan
-        if self._model.is_looking(self._now):
+        self._check_turn(len(sequence_ids))
+        if self._model.is_on if not step.is_deciding else self._model.is_looking(self._now):
+            self._model.host_s = self._host.of_model_s
             step.plan = self._plan_model(sequence_ids, trees, able, num_other_rows)
         if step.plan is None and not self._model.is_on:
             step.plan = self._plan_trial(able)
@@ -146,31 +153,55 @@ class Controller:
         """
         step = self._open()
         step.num_decoding = self._num_seqs = len(sequence_ids)
+        self._check_turn(len(sequence_ids))
         if step.drafts is None or step.plan is not None:
-            step.drafts = self._gather(sequence_ids, trees)
-        drafts, config = step.drafts, self._config
-        if config.is_adaptive:
-            num_nodes = drafts.num_worth(
-                self._costs,
-                max_nodes=max_rows,
-                extra_s=step.planned_s + num_other_rows * self._costs.other_row_s,
-                margin=1.0 if self._is_drafting else MARGIN,
-            )
-            self._is_drafting = num_nodes > 0
-        else:
-            num_nodes = min(len(drafts.pool), max_rows)
+            step.drafts = self._gather(sequence_ids, trees, step.drafts)
+        drafts, states = step.drafts, [self._states[i] for i in sequence_ids]
+        price, chosen = self._choose(drafts, num_other_rows, max_rows)
         return drafts.take(
-            num_nodes,
-            [self._states[i] for i in sequence_ids],
-            max_nodes=config.max_draft_tokens,
-            price=drafts.price(self._costs, num_nodes),
+            chosen,
+            states,
+            max_nodes=self._config.max_draft_tokens,
+            price=price,
             least_gain=self._trials.least_gain,
         )
 
+    def _choose(
+        self, drafts: StepDrafts, num_other_rows: int, max_rows: int
+    ) -> tuple[float, list[list[int]]]:
+        """Return a node's price, in tokens, and each sequence's nodes, the likeliest first."""
+        step, costs = self._open(), self._costs
+        if not self._config.is_adaptive:
+            num_nodes = min(len(drafts.pool), max_rows)
+            return drafts.price(costs, num_nodes), drafts.pool.split(num_nodes)
+        num_nodes = drafts.num_worth(
+            costs,
+            max_nodes=max_rows,
+            extra_s=step.planned_s + num_other_rows * costs.other_row_s,
+            margin=1.0 if self._is_drafting else MARGIN,
+        )
+        self._is_drafting = num_nodes > 0
+        if step.is_deciding:
+            self._decided(drafts, num_nodes)
+        return drafts.price(costs, num_nodes), drafts.pool.split(num_nodes)
+
+    def _decided(self, drafts: StepDrafts, num_nodes: int) -> None:
+        """Tell whether drafting pays, the host's own time for it included."""
+        costs, num_seqs, step = self._costs, len(drafts.merged), self._open()
+        plain_s = costs.plain_s(num_seqs)
+        seconds = costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
+        seconds += self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
+        tokens = num_seqs + drafts.pool.gain(num_nodes)
+        is_worth = num_nodes > 0 and tokens / seconds > num_seqs / plain_s
+        self._turns.decided(self._now, num_seqs=num_seqs, is_worth=is_worth)
+
     def choose_none(self, sequence_ids: Sequence[int]) -> list[DraftTree | None]:
         """Stand in for `choose` where no tree was made."""
-        self._open().num_decoding = self._num_seqs = len(sequence_ids)
-        return [None] * len(sequence_ids)
+        step, num_seqs = self._open(), len(sequence_ids)
+        step.num_decoding = self._num_seqs = num_seqs
+        if self._config.is_adaptive and step.is_deciding and not step.is_plain_turn:
+            self._turns.decided(self._now, num_seqs=num_seqs, is_worth=False)
+        return [None] * num_seqs
 
     # ---- what was learned
 
@@ -198,12 +229,14 @@ class Controller:
         if state is None or state.drafted is None or not token_ids:
             return
         drafted, state.drafted = state.drafted, None
-        for source in self._verdicts.add(state, drafted, token_ids, scope):
-            if source in MODEL_SOURCES:
-                self._model.soften()
+        plan = step.plan
+        if step.is_deciding or (plan is not None and plan.is_trial):
+            for source in self._verdicts.add(state, drafted, token_ids, scope):
+                self._turns.renew()
+                if source in MODEL_SOURCES:
+                    self._model.soften()
         if tree is None and drafted.begins_with(token_ids[0]):
             state.was_right()
-        plan = step.plan
         if plan is not None and plan.is_trial and sequence_id in plan.sequence_ids:
             step.num_tried += 1
             step.num_right += drafted.begins_with(token_ids[0], of_model=True)
@@ -239,7 +272,15 @@ class Controller:
                 self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s)
         if step.num_tried and 2 * step.num_right >= step.num_tried:
             self._trials.won()
-        self._verdicts.calibration.refresh()
+        if step.is_deciding:
+            self._verdicts.calibration.refresh()
+        elif step.num_decoding:
+            self._host.add(
+                max(0.0, draft_s - step.model_s),
+                has_drafts=step.num_asked > 0,
+                has_plan=step.plan is not None,
+            )
+        self._turns.stepped(draft_s + step_s)
         self._now += 1
         self._step = None
 
@@ -254,6 +295,7 @@ class Controller:
         for source in MODEL_SOURCES:
             self._verdicts.calibration.renew(source)
         self._model.renew()
+        self._turns.renew()
 
     def figures(self) -> Figures:
         """Return the sums since the start."""
@@ -282,9 +324,15 @@ class Controller:
         if self._step is None:
             self._step = _Step()
             if self._config.is_adaptive:
+                self._step.is_deciding = self._turns.is_due(self._now)
                 self._step.longest_pause = self._trials.longest_pause(self._num_seqs)
                 self._step.is_plain_turn = self._trials.is_plain_due(self._num_seqs)
         return self._step
+
+    def _check_turn(self, num_seqs: int) -> None:
+        """Decide this step in full if the last decision was about another number of sequences."""
+        step = self._open()
+        step.is_deciding = step.is_deciding or not self._turns.holds(num_seqs)
 
     def _state(self, sequence_id: int) -> RequestState:
         state = self._states.get(sequence_id)
@@ -293,11 +341,21 @@ class Controller:
         return state
 
     def _gather(
-        self, sequence_ids: Sequence[int], trees: Sequence[Sequence[DraftTree]]
+        self,
+        sequence_ids: Sequence[int],
+        trees: Sequence[Sequence[DraftTree]],
+        before: StepDrafts | None = None,
     ) -> StepDrafts:
-        """Merge each sequence's drafts, with calibrated path probabilities."""
+        """Merge each sequence's drafts, with calibrated path probabilities.
+
+        before: of the same step, made before a model drafted by the step's plan.
+        """
         merged: list[Merged] = []
-        for sequence_id, drafts in zip(sequence_ids, trees, strict=True):
+        plan = self._open().plan
+        for place, (sequence_id, drafts) in enumerate(zip(sequence_ids, trees, strict=True)):
+            if before is not None and plan is not None and sequence_id not in plan.sequence_ids:
+                merged.append(before.merged[place])
+                continue
             state = self._state(sequence_id)
             state.review(self._now)
             some = [tree for tree in drafts if tree.token_ids]
@@ -311,7 +369,7 @@ class Controller:
             likely = calibration.chain_probabilities(first, state.ratios, self._floor)
             if likely is not None:
                 return Merged(first, likely, [], is_chain=True)
-        paths = [calibration.path_probabilities(tree, state.ratios) for tree in trees]
+        paths = [calibration.path_probabilities(t, state.ratios, self._floor) for t in trees]
         for tree, path in zip(trees, paths, strict=True):
             if tree.sources[0] in MODEL_SOURCES:
                 self._note_promise(state, tree, path)
@@ -334,7 +392,9 @@ class Controller:
         outlook = drafts.outlook(self._costs, num_other_rows * self._costs.other_row_s)
         places = {sequence_id: place for place, sequence_id in enumerate(sequence_ids)}
         ratios = [(places[i], self._state(i).model_ratio) for i in able]
-        found = self._model.plan(self._costs, outlook, ratios, now=self._now)
+        found = self._model.plan(
+            self._costs, outlook, ratios, now=self._now, is_searching=self._open().is_deciding
+        )
         if found is None:
             return None
         chosen, depth, width = found

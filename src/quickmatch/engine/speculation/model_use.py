@@ -58,6 +58,7 @@ class ModelUse:
     def __init__(self, max_depth: int, max_nodes: int) -> None:
         self._max_depth, self._max_nodes = max_depth, max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
+        self.host_s = 0.0  # of a step in which it drafts, beside the drafting
         self._pass: dict[int, Estimate] = {}
         self.renew()
 
@@ -69,6 +70,7 @@ class ModelUse:
         self._promises[1] = narrow
         self._totals = {w: p.totals() for w, p in self._promises.items()}  # at the last decision
         self._width = 1
+        self._share = 1.0
         self._place = 0  # in _depths: the depth of the last way
         self._changed: int | None = None
         self._worth = 0
@@ -128,13 +130,17 @@ class ModelUse:
         able: Sequence[tuple[int, float]],
         *,
         now: int,
+        is_searching: bool = True,
     ) -> tuple[list[int], int, int] | None:
         """Return (indices of sequences, depth, width), or None where it does not pay.
 
         able: the indices of sequences it can draft for, and what it promises each, beside the
-        usual.
+        usual. is_searching: look at other ways than the last, too.
         """
-        rate, chosen, depth, width = self._best(costs, outlook, able, now)
+        if is_searching:
+            rate, chosen, depth, width = self._best(costs, outlook, able, now)
+        else:
+            rate, chosen, depth, width = self._last_way(costs, outlook, able)
         advantage = rate / outlook.tokens_per_s
         if self.is_on:
             if advantage > 1.0:
@@ -170,10 +176,27 @@ class ModelUse:
         if len(able) > 1:
             ways.append((depths[place], width, _SHARES[now % len(_SHARES)]))
         best = max(self._rate(costs, outlook, able, *way) for way in ways)
-        rate, depth, width, share = best
+        rate, depth, width, self._share = best
         self._place = depths.index(depth)
+        return self._chosen(outlook, able, rate, depth, width)
+
+    def _last_way(
+        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]]
+    ) -> tuple[float, list[int], int, int]:
+        depth, width = self._depths[self._place], self._width
+        rate, *_ = self._rate(costs, outlook, able, depth, width, self._share)
+        return self._chosen(outlook, able, rate, depth, width)
+
+    def _chosen(
+        self,
+        outlook: Outlook,
+        able: Sequence[tuple[int, float]],
+        rate: float,
+        depth: int,
+        width: int,
+    ) -> tuple[float, list[int], int, int]:
         gains = self._gains(outlook, able, depth, width)
-        return rate, [i for _, i in gains[: _share_of(len(gains), share)]], depth, width
+        return rate, [i for _, i in gains[: _share_of(len(gains), self._share)]], depth, width
 
     def _rate(
         self,
@@ -193,7 +216,8 @@ class ModelUse:
         nodes = min(width * depth, self._max_nodes)
         before, added = sum(outlook.nodes), sum([nodes - outlook.nodes[i] for _, i in taken])
         tokens = num_seqs + sum(outlook.gains) + sum([gain for gain, _ in taken])
-        fixed_s = outlook.extra_s + self.drafting_s(costs, len(taken) * width, depth)
+        fixed_s = outlook.extra_s + self.host_s
+        fixed_s += self.drafting_s(costs, len(taken) * width, depth)
         num_rows = num_seqs + max(before + added, 1)
         rate = tokens / (costs.step_s(num_seqs, num_rows) + fixed_s)
         if 0 < added < before:  # or in the place of the unlikeliest others, on the same stair

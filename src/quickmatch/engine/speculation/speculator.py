@@ -263,6 +263,8 @@ def _room(sequence: Sequence) -> int:
 
 
 def _cut(tree: DraftTree, max_depth: int) -> DraftTree:
+    if len(tree) <= max_depth:
+        return tree
     depths = tree.depths()
     if max(depths) <= max_depth:
         return tree

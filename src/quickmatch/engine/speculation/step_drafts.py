@@ -5,7 +5,7 @@ are worth it: it hands out the pool, and cuts the trees to what was chosen of it
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
@@ -30,8 +30,13 @@ class StepDrafts:
 
     def __init__(self, merged: list[Merged], floor: float) -> None:
         self.merged = merged
+        self._floor = floor
         self._paths = [one.probabilities for one in merged]
-        self.pool = Pool(self._paths, floor)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """All nodes above the floor, the likeliest first."""
+        return Pool(self._paths, self._floor)
 
     def outlook(self, costs: CostTable, extra_s: float) -> Outlook:
         """Return what the step gives at best with these drafts and no others."""
@@ -74,20 +79,21 @@ class StepDrafts:
 
     def take(
         self,
-        num_nodes: int,
+        chosen: list[list[int]],
         states: Sequence[RequestState],
         *,
         max_nodes: int,
         price: float,
         least_gain: float,
     ) -> list[DraftTree | None]:
-        """Return the trees of the pool's first num_nodes, at most max_nodes a sequence.
+        """Return the trees of the chosen nodes, at most max_nodes a sequence.
 
-        price: of a node's verification, in tokens. least_gain: accepted tokens, beyond the price,
-        to be expected before a cheap draft was worth asking for.
+        chosen: by sequence, the likeliest first. price: of a node's verification, in tokens.
+        least_gain: accepted tokens, beyond the price, to be expected before a cheap draft was
+        worth asking for.
         """
         out: list[DraftTree | None] = []
-        for one, nodes, state in zip(self.merged, self.pool.split(num_nodes), states, strict=True):
+        for one, nodes, state in zip(self.merged, chosen, states, strict=True):
             if not nodes:
                 out.append(None)
                 continue
