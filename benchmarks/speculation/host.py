@@ -115,9 +115,9 @@ def _controller_steps(suffix: SuffixDrafter, texts: Sequence[list[int]]) -> list
         num_rows = num_emitted = 0
         for i, tree in zip(ids, chosen, strict=True):
             accepted = _accepted(tree, texts[-1 - i], positions[i]) if tree else []
+            chosen_by_target = texts[-1 - i][positions[i] : positions[i] + len(accepted) + 1]
             start = time.perf_counter()
-            if tree:
-                controller.verified(i, tree, accepted, _SCOPE)
+            controller.verified(i, tree, accepted, chosen_by_target, _SCOPE)
             spent_s += time.perf_counter() - start
             num_rows += 1 + (len(tree) if tree else 0)
             num_emitted += len(accepted) + 1

@@ -19,13 +19,19 @@ from transformers import (
 )
 
 from quickmatch.core.sampling import SamplingParams
+from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.batch import SampleState, Span, StepBatch
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.engine import Engine
 from quickmatch.engine.forward_pass import PassSize
 from quickmatch.engine.lora import LoraLayers, LowRank
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.native_pass import NativePass, why_not_native
+from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.torch_pass import TorchPass
+from quickmatch.engine.wire import Generate
 from tests.parity.models import save_model
 
 CPU = torch.device("cpu")
@@ -291,3 +297,42 @@ def test_what_it_cannot_run_is_told(folders: dict[str, Path]) -> None:
     small = PassSize(num_blocks=8, block_size=4, max_model_len=32)
     told = why_not_native(model, small, dtype=torch.bfloat16, device=CPU)
     assert told == "a width is no multiple of 16"
+
+
+def emitted(drafters: tuple[str, ...], temperature: float) -> tuple[dict[str, list[int]], int]:
+    """Serve fourteen requests of the shipped model, six at a time; return tokens and accepted."""
+    config = EngineConfig(
+        model=str(model_source(SHIPPED_MODEL)),
+        dtype="bfloat16",
+        max_num_seqs=6,
+        max_model_len=512,
+        kv_memory_bytes=1 << 26,
+        speculation=SpeculationConfig(drafters=drafters, is_adaptive=False),
+    )
+    engine = Engine(ModelRunner(config), config)
+    out: dict[str, list[int]] = {}
+    for number in range(14):
+        words = text_of(number % 5, 12)
+        engine.add(
+            Generate(
+                request_id=str(number),
+                prompt_token_ids=[token + 500 for token in words * 3],
+                sampling=SamplingParams(temperature=temperature, seed=number, max_tokens=96),
+            )
+        )
+        out[str(number)] = []
+    while engine.has_work:
+        for event in engine.step():
+            out[event.request_id] += event.token_ids
+    stats = engine.stats().speculation
+    return out, 0 if stats is None else stats.num_accepted
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_drafts_change_no_token_in_bfloat16(temperature: float, folders: dict[str, Path]) -> None:
+    load(folders["llama"])  # skips where there is no native pass
+    plain, _ = emitted((), temperature)
+    drafted, num_accepted = emitted(("suffix",), temperature)
+    assert drafted == plain
+    assert sum(map(len, plain.values())) > 1000
+    assert num_accepted > 50
