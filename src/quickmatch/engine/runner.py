@@ -168,7 +168,9 @@ class ModelRunner:
 
         Drafts are verified, and the KV of accepted nodes is moved to their places.
         """
-        out = self._pass.run(batch, rows_to_sample(batch.spans), self.drafters.aux_layers)
+        is_watched = bool(self.drafters) and any(span.is_watched for span in batch.spans)
+        aux_layers = self.drafters.aux_layers if is_watched else ()
+        out = self._pass.run(batch, rows_to_sample(batch.spans), aux_layers)
         logits = out.logits
         sampled: list[Sampled | None] = [None] * len(batch.spans)
         if logits is not None:
@@ -180,7 +182,7 @@ class ModelRunner:
             for index, one in zip(asking, chosen, strict=True):
                 sampled[index] = one
             self._move_accepted(batch, sampled)
-        if self.drafters:
+        if is_watched:
             self.drafters.observe(batch, sampled, out.aux)
         return StepResult(sampled)
 
@@ -245,9 +247,12 @@ class ModelRunner:
         """Version ids of the loaded heads, by adapter version id."""
         return self.drafters.versions
 
-    def can_draft(self, adapter_row: int) -> bool:
-        """Whether a model drafter is loaded for sequences of this adapter."""
-        return self.drafters.drafter(adapter_row) is not None
+    def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:
+        """Whether a model drafter can draft for sequences of this adapter.
+
+        is_watched: whether heads have been told of all the sequence's rows.
+        """
+        return self.drafters.can_draft(adapter_row, is_watched=is_watched)
 
     def forget(self, sequence_id: int) -> None:
         """Drop what the model drafters keep of a sequence."""

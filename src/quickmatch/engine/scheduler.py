@@ -203,6 +203,7 @@ class Scheduler:
                 sample=sequence.sample,
                 tree=tree,
                 sequence_id=sequence.id,
+                is_watched=sequence.is_watched,
             )
         )
         batch.token_ids += [sequence.token_ids[start], *tree.token_ids]
@@ -295,6 +296,7 @@ class Scheduler:
                 adapter_row=sequence.adapter_row,
                 sample=sequence.sample if is_last_chunk else None,
                 sequence_id=sequence.id,
+                is_watched=sequence.is_watched,
                 next_token_id=-1 if is_last_chunk else sequence.token_ids[start + num_tokens],
             )
         )

@@ -37,6 +37,7 @@ class Sequence:
     adapter: str | None = None
     adapter_row: int = -1
     scope: str = ""  # whose past outputs its drafts may come from
+    is_watched: bool = False  # a head is told of all its rows; set by the speculator
 
     # set by the scheduler
     state: SequenceState = SequenceState.WAITING

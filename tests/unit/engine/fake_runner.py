@@ -115,7 +115,7 @@ class FakeRunner:
 
     draft_versions: ClassVar[dict[str, str]] = {}
 
-    def can_draft(self, adapter_row: int) -> bool:  # noqa: ARG002
+    def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:  # noqa: ARG002
         return False
 
     def forget(self, sequence_id: int) -> None:

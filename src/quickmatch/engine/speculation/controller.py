@@ -5,6 +5,7 @@ step. It owns the decisions; it knows no token's meaning, no tensor and no draft
 
 A step, in this order (what is not needed is left out):
 
+    begin_step() -> bool                                  True: a rest; then rested(…) ends it
     should_draft(id, match_length=0) -> bool              each sequence that could draft cheaply
     wants_model(ids, trees, able=…, num_other_rows=…)     if a model drafter is loaded
     model_drafted(num_seqs=…, depth=…, seconds=…)         if it was asked
@@ -12,8 +13,8 @@ A step, in this order (what is not needed is left out):
     verified(id, tree, accepted, token_ids, scope="")     each decoding sequence, drafted or not
     stepped(num_seqs=…, num_rows=…, num_emitted=…, draft_s=…, step_s=…, is_decode_only=…)
 
-and forget(id) at a sequence's end, renew_model() when another head was loaded, figures() for
-/metrics.
+and arrived() at a sequence's start, forget(id) at its end, renew_model() when another head was
+loaded, figures() for /metrics.
 
 Invariant: a step for which everything is None costs what plain decoding costs, and what is spent
 only to learn is on an allowance (trials.py).
@@ -33,6 +34,7 @@ from quickmatch.engine.speculation.host_time import HostTime
 from quickmatch.engine.speculation.merging import NO_DRAFT, Merged
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.request_state import RequestState
+from quickmatch.engine.speculation.rests import Rests
 from quickmatch.engine.speculation.step_drafts import StepDrafts, merge_drafts
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 from quickmatch.engine.speculation.trials import Trials
@@ -40,6 +42,7 @@ from quickmatch.engine.speculation.turns import Turns
 from quickmatch.engine.speculation.verdicts import Verdicts
 
 _MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
+_TIMED_RESTS = 8  # steps of rests of which one is timed
 _TRIAL_SEQS = 8  # that a model on trial drafts for
 
 
@@ -76,13 +79,45 @@ class Controller:
         self._model = ModelUse(config.max_depth, config.max_draft_tokens)
         self._trials = Trials(costs)
         self._turns = Turns()
+        self._rests = Rests()
         self._host = HostTime()
         self._states: dict[int, RequestState] = {}
         self._figures = Figures()
         self._now = 0  # steps
         self._num_seqs = 1  # that decode, in the last step that proposed
+        self._num_rested = 0  # steps
         self._is_drafting = False  # the last step that could choose did
         self._step: _Step | None = None  # None: nothing has been asked in this step yet
+
+    # ---- whether anybody drafts
+
+    def begin_step(self) -> bool:
+        """Return whether this step is plain, with no question asked: then only `rested` follows."""
+        return self._config.is_adaptive and self._rests.begin_step()
+
+    def arrived(self, *, is_watched: bool) -> None:
+        """A new request has come. is_watched: heads are told of it, so that one can be tried."""
+        self._rests.arrived()
+        if is_watched:
+            self._rests.look()
+
+    def rested(self, *, num_seqs: int, num_emitted: int, step_s: float, is_decode: bool) -> None:
+        """Take in a step of a rest. is_decode: it had no rows of prompts."""
+        figures = self._figures
+        self._trials.stepped(num_tokens=num_emitted, seconds=step_s, is_plain=True)
+        figures.num_plain += num_seqs
+        figures.num_emitted += num_emitted
+        if is_decode:
+            figures.busy_s += step_s
+            figures.plain_s += step_s
+            self._num_rested += 1
+            if self._num_rested % _TIMED_RESTS == 0:
+                self._costs.observe(num_seqs, num_seqs, step_s)
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a model drafter is in use, so that it is to be told of new sequences."""
+        return not self._config.is_adaptive or (self._model.is_on and not self._rests.is_resting)
 
     # ---- who drafts
 
@@ -97,6 +132,7 @@ class Controller:
         if step.is_plain_turn or not (step.is_deciding or self._turns.is_drafting):
             return False
         wanted = self._state(sequence_id).ask(self._now, match_length, step.longest_pause)
+        wanted = wanted or self._rests.is_looking
         step.num_asked += wanted
         return wanted
 
@@ -194,6 +230,7 @@ class Controller:
         tokens = num_seqs + drafts.pool.gain(num_nodes)
         is_worth = num_nodes > 0 and tokens / seconds > num_seqs / plain_s
         self._turns.decided(self._now, num_seqs=num_seqs, is_worth=is_worth)
+        self._rests.decided(is_worth=is_worth)
 
     def choose_none(self, sequence_ids: Sequence[int]) -> list[DraftTree | None]:
         """Stand in for `choose` where no tree was made."""
@@ -201,6 +238,7 @@ class Controller:
         step.num_decoding = self._num_seqs = num_seqs
         if self._config.is_adaptive and step.is_deciding and not step.is_plain_turn:
             self._turns.decided(self._now, num_seqs=num_seqs, is_worth=False)
+            self._rests.decided(is_worth=False)
         return [None] * num_seqs
 
     # ---- what was learned
@@ -233,10 +271,14 @@ class Controller:
         if step.is_deciding or (plan is not None and plan.is_trial):
             for source in self._verdicts.add(state, drafted, token_ids, scope):
                 self._turns.renew()
+                self._rests.wake()
                 if source in MODEL_SOURCES:
                     self._model.soften()
-        if tree is None and drafted.begins_with(token_ids[0]):
-            state.was_right()
+        if tree is None or self._rests.is_looking:
+            is_right = drafted.begins_with(token_ids[0])
+            self._rests.judged(is_right=is_right)
+            if is_right and tree is None:
+                state.was_right()
         if plan is not None and plan.is_trial and sequence_id in plan.sequence_ids:
             step.num_tried += 1
             step.num_right += drafted.begins_with(token_ids[0], of_model=True)
@@ -265,6 +307,11 @@ class Controller:
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
             self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
+            if self._config.is_adaptive:
+                rate = num_seqs / self._costs.plain_s(num_seqs)
+                self._rests.stepped(
+                    num_tokens=num_emitted, num_plain_tokens=rate * (step_s + draft_s)
+                )
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
             own = step.num_decoding + step.num_verified_nodes
@@ -296,6 +343,7 @@ class Controller:
             self._verdicts.calibration.renew(source)
         self._model.renew()
         self._turns.renew()
+        self._rests.wake()
 
     def figures(self) -> Figures:
         """Return the sums since the start."""
@@ -324,7 +372,7 @@ class Controller:
         if self._step is None:
             self._step = _Step()
             if self._config.is_adaptive:
-                self._step.is_deciding = self._turns.is_due(self._now)
+                self._step.is_deciding = self._rests.is_looking or self._turns.is_due(self._now)
                 self._step.longest_pause = self._trials.longest_pause(self._num_seqs)
                 self._step.is_plain_turn = self._trials.is_plain_due(self._num_seqs)
         return self._step

@@ -90,6 +90,12 @@ class ModelDrafters:
         head = self._head(adapter_row)
         return head if head is not None else self._draft_model
 
+    def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:
+        """Whether anybody can draft for a sequence; a head can for one that it was told of."""
+        if self._head(adapter_row) is not None:
+            return is_watched
+        return self._draft_model is not None
+
     def draft(
         self, requests: Sequence[DraftRequest], *, depth: int, width: int, max_nodes: int
     ) -> list[DraftTree]:
@@ -112,7 +118,11 @@ class ModelDrafters:
         """Take in a step that the target has run. aux: by `aux_layers`, [num_tokens, hidden]."""
         if not self._heads:
             return
-        kept = [kept_rows(batch, span, s) for span, s in zip(batch.spans, sampled, strict=True)]
+        kept = [
+            kept_rows(batch, span, chosen)
+            for span, chosen in zip(batch.spans, sampled, strict=True)
+            if span.is_watched
+        ]
         by_layer = dict(zip(self.aux_layers, aux, strict=True))
         for loaded in self._heads.values():
             own = [k for k in kept if self._head(k.adapter_row) is loaded.head]

@@ -27,6 +27,9 @@ from quickmatch.engine.speculation.suffix import SuffixDrafter
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
+_WATCHED_OF = 16  # sequences of which a head that is not in use is told of one
+_WATCHED_AFTER_CHANGE = 48  # sequences that every new head is told of
+
 
 class DraftRunner(Protocol):
     """What speculation needs of the model side."""
@@ -36,8 +39,11 @@ class DraftRunner(Protocol):
     ) -> list[DraftTree]:
         """Have the model drafters go on with these sequences."""
 
-    def can_draft(self, adapter_row: int) -> bool:
-        """Whether a model drafter is loaded for sequences of this adapter."""
+    def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:
+        """Whether a model drafter can draft for sequences of this adapter.
+
+        is_watched: whether heads have been told of all the sequence's rows.
+        """
 
     def forget(self, sequence_id: int) -> None:
         """Drop what the model drafters keep of a sequence."""
@@ -82,6 +88,9 @@ class Speculator:
         self._has_suffix = "suffix" in config.drafters
         self._has_prediction = "prediction" in config.drafters
         self._predictions: dict[int, PredictionDrafter] = {}
+        self._num_told: dict[int, int] = {}  # output tokens that the suffix index has, by sequence
+        self._num_started = 0
+        self._num_to_watch = _WATCHED_AFTER_CHANGE
 
     def measure_costs(self, max_num_seqs: int) -> None:
         """Time steps of several sizes, before any sequence runs, within `calibration_s`."""
@@ -99,11 +108,34 @@ class Speculator:
 
     # ---- a step
 
+    def rests(self) -> bool:
+        """Return whether this step is plain and costs speculation nothing; then call `rested`.
+
+        Never while a caller waits for the count of its predicted tokens.
+        """
+        if self._predictions or not self._controller.begin_step():
+            return False
+        for sequence in self._scheduler.running:
+            sequence.is_watched = False  # a head is not told of this step's rows
+        return True
+
+    def rested(self, step: Step, *, step_s: float, num_emitted: int) -> None:
+        """Take in what a plain step of a rest took."""
+        self._controller.rested(
+            num_seqs=len(step.batch.spans),
+            num_emitted=num_emitted,
+            step_s=step_s,
+            is_decode=len(step.batch.token_ids) == len(step.batch.spans),
+        )
+
     def propose(self) -> dict[int, DraftTree]:
         """Return drafts by sequence id; none where decoding plainly is the best."""
         sequences = self._scheduler.decoding
         if not sequences:
             return {}
+        if self._has_suffix:
+            for sequence in sequences:
+                self._tell_suffix(sequence)
         num_other_rows = self._scheduler.num_prefill_rows
         ids = [s.id for s in sequences]
         trees = [self._cheap_trees(s) for s in sequences]
@@ -141,7 +173,9 @@ class Speculator:
     ) -> None:
         """Add the trees of the model drafters, where they are expected to pay."""
         able = [
-            i for i, s in enumerate(sequences) if _room(s) and self._runner.can_draft(s.adapter_row)
+            i
+            for i, s in enumerate(sequences)
+            if _room(s) and self._runner.can_draft(s.adapter_row, is_watched=s.is_watched)
         ]
         if not able:
             return
@@ -184,8 +218,11 @@ class Speculator:
 
     def started(self, sequence: Sequence, prediction: list[int]) -> None:
         """A request has come."""
+        self._watch(sequence)
+        self._controller.arrived(is_watched=sequence.is_watched)
         if self._has_suffix:
             self._suffix.start(sequence.id, sequence.scope, sequence.sample.prompt_token_ids)
+            self._num_told[sequence.id] = 0
         if prediction and self._has_prediction:
             self._predictions[sequence.id] = PredictionDrafter(prediction)
 
@@ -194,7 +231,7 @@ class Speculator:
     ) -> PredictionVerdict:
         """Learn what the target said. token_ids: what was emitted of it."""
         if self._has_suffix:
-            self._suffix.extend(sequence.id, token_ids)
+            self._tell_suffix(sequence)
         prediction = self._predictions.get(sequence.id)
         # Whoever drafted them: the same tokens may have come from past outputs too.
         num_foretold = 0 if prediction is None else prediction.extend(token_ids)
@@ -213,7 +250,9 @@ class Speculator:
     def ended(self, sequence: Sequence) -> None:
         """A request has ended; its output may serve later ones."""
         if self._has_suffix:
+            self._tell_suffix(sequence)
             self._suffix.finish(sequence.id)
+            del self._num_told[sequence.id]
         self._predictions.pop(sequence.id, None)
         self._controller.forget(sequence.id)
         self._runner.forget(sequence.id)
@@ -221,6 +260,28 @@ class Speculator:
     def head_changed(self) -> None:
         """Another head drafts from now on: what was measured of the old one counts no more."""
         self._controller.renew_model()
+        self._num_to_watch = _WATCHED_AFTER_CHANGE
+
+    def _watch(self, sequence: Sequence) -> None:
+        """Say whether a head is to be told of a sequence's rows, which costs it a layer's time.
+
+        While no head is in use it is told of one in some, so that it can show what it is worth.
+        """
+        self._num_started += 1
+        if self._controller.uses_model:
+            sequence.is_watched = True
+        elif self._num_to_watch > 0:
+            self._num_to_watch -= 1
+            sequence.is_watched = True
+        else:
+            sequence.is_watched = self._num_started % _WATCHED_OF == 0
+
+    def _tell_suffix(self, sequence: Sequence) -> None:
+        """Tell the index what the sequence has emitted since it was told last."""
+        output, told = sequence.sample.output_token_ids, self._num_told[sequence.id]
+        if len(output) > told:
+            self._suffix.extend(sequence.id, output[told:])
+            self._num_told[sequence.id] = len(output)
 
     def remember(self, scope: str, outputs: Iterable[list[int]]) -> None:
         """Put past outputs into the index, oldest first."""

@@ -7,7 +7,7 @@ there is much to learn, at first and after news, the gaps are short whatever it 
 
 Between, drafts are made as the last decision had it, and what is verified of them is still chosen
 by the table of costs. Where decisions found nothing worth drafting several times over, nothing is
-drafted between them: the plain step, with nothing done for it.
+asked for between them.
 """
 
 _SHARE = 0.04  # of the time that decisions and lessons may take

@@ -100,6 +100,19 @@ class Simulation:
     def _step(self, tally: Tally) -> None:
         controller, texts = self.controller, self.texts
         ids = list(range(len(texts)))
+        if controller.begin_step():
+            seconds = self.cost(len(ids), len(ids))
+            controller.rested(
+                num_seqs=len(ids),
+                num_emitted=len(ids),
+                step_s=self._noisy(seconds),
+                is_decode=True,
+            )
+            tally.tokens += len(ids)
+            tally.seconds += seconds
+            tally.num_rows.append(len(ids))
+            tally.modes.append("plain")
+            return
         trees: list[list[DraftTree]] = []
         busy_s, draft_s = 0.0, 0.0
         for i in ids:

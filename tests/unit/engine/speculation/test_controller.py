@@ -171,7 +171,7 @@ def test_near_break_even_nothing_flaps(text: Text) -> None:
     simulation = Simulation([text], seed=2)
     tally = simulation.run(2000)
     assert tally.num_changes < 2000 / 8
-    assert tally.rate > 0.95 * best_rate([text])
+    assert tally.rate > 0.93 * best_rate([text])
     assert tally.rate > 0.975 * 1 / cpu_cost(1, 1)
 
 
