@@ -24,17 +24,17 @@ class Plan:
     peers: tuple[str, ...] = tuple(PEERS_BY_NAME)
     deep_peers: tuple[str, ...] = DEEP_PEERS  # of these, those that also run the larger target
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
-    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 8, 8: 24, 32: 64})
+    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 8, 8: 64, 32: 70})
     mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 3, 8: 6})  # a workload
     prediction_calls: int = 6
-    prose_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 16})
+    prose_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 48})
     prose_repetitions: int = 7
     exact_calls: int = 24
     drift_calls: tuple[int, int] = (120, 240)  # of each workload at least...
     drift_s: tuple[float, float] = (150.0, 210.0)  # ...unless so much time has passed
     num_train: int = 1200  # rows that the credit target learns from
     num_past: int = 600  # train calls that arms have seen before they are measured
-    num_test: int = 480
+    num_test: int = 600
     num_past_a_workload: int = 120
     num_test_a_workload: int = 90
 

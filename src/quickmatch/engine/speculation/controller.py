@@ -42,7 +42,6 @@ from quickmatch.engine.speculation.turns import Turns
 from quickmatch.engine.speculation.verdicts import Verdicts
 
 _MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
-_TIMED_RESTS = 8  # steps of rests of which one is timed
 _TRIAL_SEQS = 8  # that a model on trial drafts for
 
 
@@ -85,7 +84,7 @@ class Controller:
         self._figures = Figures()
         self._now = 0  # steps
         self._num_seqs = 1  # that decode, in the last step that proposed
-        self._num_rested = 0  # steps
+        self._has_rested = False
         self._is_drafting = False  # the last step that could choose did
         self._step: _Step | None = None  # None: nothing has been asked in this step yet
 
@@ -110,9 +109,14 @@ class Controller:
         if is_decode:
             figures.busy_s += step_s
             figures.plain_s += step_s
-            self._num_rested += 1
-            if self._num_rested % _TIMED_RESTS == 0:
+            self._has_rested = True
+            if self._rests.is_telling:
                 self._costs.observe(num_seqs, num_seqs, step_s)
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether the rest that this step belongs to is of a few steps, to time them."""
+        return self._rests.is_sampling
 
     @property
     def uses_model(self) -> bool:
@@ -356,7 +360,8 @@ class Controller:
         self, step: _Step, num_seqs: int, num_rows: int, num_emitted: int, step_s: float
     ) -> None:
         costs, is_plain = self._costs, num_rows == num_seqs
-        costs.observe(num_seqs, num_rows, step_s)
+        if not (is_plain and self._has_rested):  # a rest's steps are plainer
+            costs.observe(num_seqs, num_rows, step_s)
         foreseen_s = costs.step_s(num_seqs, num_rows)
         if is_plain:
             self._figures.plain_s += step_s

@@ -8,6 +8,9 @@ after pauses that double, and soon after a new request has come, which may be of
 A look is one full decision. It ends the rest if drafting is expected to pay; if not, but what was
 drafted turns out right, the next step is another look, and after a few such it is awake to learn.
 
+What plain decoding takes is measured in rests; while there is none, a few plain steps are taken now
+and then as a sample. A plain step beside drafting is not the same: caches are full of other things.
+
 Owns the window and the pauses. It does not know what is drafted or how.
 """
 
@@ -16,6 +19,7 @@ _MARGIN = 1.01  # times the plain rate
 _SHORTEST, _LONGEST = 16, 96  # plain steps of a rest
 _AFTER_ARRIVAL = 8  # plain steps at most once a new request has come
 _AFTER_NEWS = 96  # steps awake once there is something new to learn
+_SAMPLE_EVERY, _SAMPLE = 320, 3  # steps awake, and plain ones after them to compare with
 _LOOKS = 3  # in a row that find drafts right
 
 
@@ -25,7 +29,10 @@ class Rests:
     def __init__(self) -> None:
         self.is_resting = False
         self.is_looking = False  # awake only for a full decision
+        self.is_sampling = False  # the rest is a sample
         self._left = 0  # plain steps of this rest
+        self._num_awake = 0  # since the last rest
+        self._num_since_look = 0  # steps of rests
         self._pause = _SHORTEST
         self._awake_left = _AFTER_NEWS  # steps before any judgement
         self._is_worth = False  # what a look has found
@@ -38,25 +45,41 @@ class Rests:
     def begin_step(self) -> bool:
         """Return whether this step is a plain one, of a rest."""
         if not self.is_resting:
-            return False
+            self._num_awake += 1
+            if self._num_awake <= _SAMPLE_EVERY or self.is_looking or self._awake_left:
+                return False
+            self.is_resting = self.is_sampling = True
+            self._left = _SAMPLE
         self._left -= 1
+        self._num_since_look += 1
         if self._left >= 0:
+            self._num_awake = 0
             return True
-        self.look()
+        if self.is_sampling:
+            self.is_resting = self.is_sampling = False
+        else:
+            self.look()
         return False
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the plain step of a rest that begins now is worth timing: not a rest's first."""
+        return self.is_resting and (self.is_sampling or self._left % 8 == 0)
 
     def look(self) -> None:
         """End a rest for a look, beginning with this step."""
         if self.is_resting:
-            self.is_resting, self.is_looking = False, True
+            self.is_resting, self.is_sampling, self.is_looking = False, False, True
+            self._num_since_look = 0
 
     def arrived(self) -> None:
-        """A new request has come."""
-        self._left = min(self._left, _AFTER_ARRIVAL)
+        """A new request has come. Where many do, not each is worth a look."""
+        if self._num_since_look >= _LONGEST // 2:
+            self._left = min(self._left, _AFTER_ARRIVAL)
 
     def wake(self) -> None:
         """There is news: stay awake for a while."""
-        self.is_resting = self.is_looking = False
+        self.is_resting = self.is_sampling = self.is_looking = False
         self._awake_left = _AFTER_NEWS
         self._pause = _SHORTEST
         self._num_promising = 0

@@ -115,8 +115,9 @@ class Speculator:
         """
         if self._predictions or not self._controller.begin_step():
             return False
-        for sequence in self._scheduler.running:
-            sequence.is_watched = False  # a head is not told of this step's rows
+        if not self._controller.is_sampling:  # of which a head hardly misses the rows
+            for sequence in self._scheduler.running:
+                sequence.is_watched = False
         return True
 
     def rested(self, step: Step, *, step_s: float, num_emitted: int) -> None:
