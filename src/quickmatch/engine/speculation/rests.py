@@ -15,12 +15,13 @@ Owns the window and the pauses. It does not know what is drafted or how.
 """
 
 _WINDOW = 24  # steps over which drafting has to be worth it
-_MARGIN = 1.01  # times the plain rate
-_SHORTEST, _LONGEST = 16, 96  # plain steps of a rest
+_MARGIN = 1.04  # times the plain rate
+_SHORTEST, _LONGEST = 24, 192  # plain steps of a rest
 _AFTER_ARRIVAL = 8  # plain steps at most once a new request has come
 _AFTER_NEWS = 96  # steps awake once there is something new to learn
-_SAMPLE_EVERY, _SAMPLE = 320, 3  # steps awake, and plain ones after them to compare with
-_LOOKS = 3  # in a row that find drafts right
+_SAMPLE_EVERY, _SAMPLE = 240, 4  # steps awake, and plain ones after them to compare with
+_LOOKS = 3  # in a row that find drafts right...
+_WORTH_LOOKS = 2  # ...or worth their cost: one may be luck
 
 
 class Rests:
@@ -38,6 +39,7 @@ class Rests:
         self._is_worth = False  # what a look has found
         self._num_judged = self._num_right = 0  # first tokens drafted in a look
         self._num_promising = 0  # looks in a row
+        self._num_worth = 0
         self._num_steps = 0  # in the window
         self._tokens = 0.0
         self._plain_tokens = 0.0  # that plain decoding would have given in the same time
@@ -63,8 +65,8 @@ class Rests:
 
     @property
     def is_telling(self) -> bool:
-        """Whether the plain step of a rest that begins now is worth timing: not a rest's first."""
-        return self.is_resting and (self.is_sampling or self._left % 8 == 0)
+        """Whether this plain step is worth timing: the first find the caches otherwise."""
+        return self.is_resting and (self._left == 0 if self.is_sampling else self._left % 8 == 0)
 
     def look(self) -> None:
         """End a rest for a look, beginning with this step."""
@@ -74,7 +76,7 @@ class Rests:
 
     def arrived(self) -> None:
         """A new request has come. Where many do, not each is worth a look."""
-        if self._num_since_look >= _LONGEST // 2:
+        if self._num_since_look >= _LONGEST // 4:
             self._left = min(self._left, _AFTER_ARRIVAL)
 
     def wake(self) -> None:
@@ -82,7 +84,7 @@ class Rests:
         self.is_resting = self.is_sampling = self.is_looking = False
         self._awake_left = _AFTER_NEWS
         self._pause = _SHORTEST
-        self._num_promising = 0
+        self._num_promising = self._num_worth = 0
         self._begin_window()
 
     def decided(self, *, is_worth: bool) -> None:
@@ -115,8 +117,10 @@ class Rests:
 
     def _looked(self) -> None:
         if self._is_worth:
-            self.is_looking, self._num_promising = False, 0
-            self._begin_window()
+            self._num_worth += 1
+            if self._num_worth >= _WORTH_LOOKS:
+                self.is_looking, self._num_promising, self._num_worth = False, 0, 0
+                self._begin_window()
         elif self._num_right and 2 * self._num_right >= self._num_judged:
             self._num_promising += 1
             if self._num_promising >= _LOOKS:
@@ -130,5 +134,5 @@ class Rests:
     def _rest(self) -> None:
         self.is_resting, self.is_looking, self._left = True, False, self._pause
         self._pause = min(2 * self._pause, _LONGEST)
-        self._num_promising = 0
+        self._num_promising = self._num_worth = 0
         self._begin_window()
