@@ -12,6 +12,7 @@ from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.wire import Generate
 
 
@@ -27,6 +28,9 @@ class QuickmatchContender:
             max_num_seqs=32,
             kv_memory_bytes=2 << 30,
             enable_prefix_caching=False,
+            # Plain decoding, as the peers': a random model's text goes in circles, which are the
+            # easiest drafts there are.
+            speculation=SpeculationConfig(drafters=()),
             **options,
         )
         runner = ModelRunner(config)
