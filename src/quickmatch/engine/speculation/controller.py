@@ -228,7 +228,7 @@ class Controller:
     def _decided(self, drafts: StepDrafts, num_nodes: int) -> None:
         """Tell whether drafting pays, the host's own time for it included."""
         costs, num_seqs, step = self._costs, len(drafts.merged), self._open()
-        plain_s = costs.plain_s(num_seqs)
+        plain_s = costs.undisturbed_s(num_seqs)
         seconds = costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
         seconds += self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
         tokens = num_seqs + drafts.pool.gain(num_nodes)
@@ -312,7 +312,7 @@ class Controller:
             figures.busy_s += step_s + draft_s
             self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
             if self._config.is_adaptive:
-                rate = num_seqs / self._costs.plain_s(num_seqs)
+                rate = num_seqs / self._costs.undisturbed_s(num_seqs)
                 self._rests.stepped(
                     num_tokens=num_emitted, num_plain_tokens=rate * (step_s + draft_s)
                 )

@@ -105,6 +105,7 @@ class Speculator:
                     self._costs.observe(num_seqs, num_rows, seconds)
             except ConfigError:  # too few KV blocks for a step of this size
                 continue
+        self._costs.settle()
 
     # ---- a step
 
