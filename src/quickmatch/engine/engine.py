@@ -132,11 +132,7 @@ class Engine:
         step = self.scheduler.schedule()
         result = self.runner.run(step.batch)
         events = self._postprocess(step, result)
-        speculator.rested(
-            step,
-            step_s=self._clock() - started,
-            num_emitted=sum(len(event.token_ids) for event in events),
-        )
+        speculator.rested(step, step_s=self._clock() - started)
         return events
 
     # ---- requests

@@ -100,12 +100,12 @@ class Controller:
         if is_watched:
             self._rests.look()
 
-    def rested(self, *, num_seqs: int, num_emitted: int, step_s: float, is_decode: bool) -> None:
-        """Take in a step of a rest. is_decode: it had no rows of prompts."""
+    def rested(self, *, num_seqs: int, step_s: float, is_decode: bool) -> None:
+        """Take in a rest's step: who decodes, a token each. is_decode: no rows of prompts."""
         figures = self._figures
-        self._trials.stepped(num_tokens=num_emitted, seconds=step_s, is_plain=True)
+        self._trials.stepped(num_tokens=num_seqs, seconds=step_s, is_plain=True)
         figures.num_plain += num_seqs
-        figures.num_emitted += num_emitted
+        figures.num_emitted += num_seqs
         if is_decode:
             figures.busy_s += step_s
             figures.plain_s += step_s

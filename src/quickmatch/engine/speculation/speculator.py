@@ -121,13 +121,12 @@ class Speculator:
                 sequence.is_watched = False
         return True
 
-    def rested(self, step: Step, *, step_s: float, num_emitted: int) -> None:
+    def rested(self, step: Step, *, step_s: float) -> None:
         """Take in what a plain step of a rest took."""
+        spans = step.batch.spans
+        num_decoding = sum(span.num_tokens == 1 for span in spans)
         self._controller.rested(
-            num_seqs=len(step.batch.spans),
-            num_emitted=num_emitted,
-            step_s=step_s,
-            is_decode=len(step.batch.token_ids) == len(step.batch.spans),
+            num_seqs=num_decoding, step_s=step_s, is_decode=num_decoding == len(spans)
         )
 
     def propose(self) -> dict[int, DraftTree]:

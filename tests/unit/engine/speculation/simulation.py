@@ -102,12 +102,7 @@ class Simulation:
         ids = list(range(len(texts)))
         if controller.begin_step():
             seconds = self.cost(len(ids), len(ids))
-            controller.rested(
-                num_seqs=len(ids),
-                num_emitted=len(ids),
-                step_s=self._noisy(seconds),
-                is_decode=True,
-            )
+            controller.rested(num_seqs=len(ids), step_s=self._noisy(seconds), is_decode=True)
             tally.tokens += len(ids)
             tally.seconds += seconds
             tally.num_rows.append(len(ids))
