@@ -96,9 +96,7 @@ class Controller:
 
     def arrived(self, *, is_watched: bool) -> None:
         """A new request has come. is_watched: heads are told of it, so that one can be tried."""
-        self._rests.arrived()
-        if is_watched:
-            self._rests.look()
+        self._rests.arrived(is_watched=is_watched)
 
     def rested(self, *, num_seqs: int, step_s: float, is_decode: bool) -> None:
         """Take in a rest's step: who decodes, a token each. is_decode: no rows of prompts."""
@@ -275,7 +273,6 @@ class Controller:
         if step.is_deciding or (plan is not None and plan.is_trial):
             for source in self._verdicts.add(state, drafted, token_ids, scope):
                 self._turns.renew()
-                self._rests.wake()
                 if source in MODEL_SOURCES:
                     self._model.soften()
         if tree is None or self._rests.is_looking:
@@ -314,7 +311,9 @@ class Controller:
             if self._config.is_adaptive:
                 rate = num_seqs / self._costs.undisturbed_s(num_seqs)
                 self._rests.stepped(
-                    num_tokens=num_emitted, num_plain_tokens=rate * (step_s + draft_s)
+                    num_seqs=num_seqs,
+                    num_tokens=num_emitted,
+                    num_plain_tokens=rate * (step_s + draft_s),
                 )
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens

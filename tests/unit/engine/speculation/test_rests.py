@@ -5,29 +5,32 @@ from quickmatch.engine.speculation.rests import Rests
 from quickmatch.engine.speculation.turns import Turns
 
 NEWS, WINDOW = 96, 24  # steps awake at first; steps that are judged together
+TO_LEARN = 48  # steps awake after promising looks
 
 
 def awake(rests: Rests, steps: int, *, gain: float) -> None:
     """Run so many steps that are no rests, with `gain` times the tokens of plain decoding."""
     for _ in range(steps):
         assert not rests.begin_step()
-        rests.stepped(num_tokens=round(100 * gain), num_plain_tokens=100.0)
+        rests.stepped(num_seqs=100, num_tokens=round(100 * gain), num_plain_tokens=100.0)
 
 
-def rest(rests: Rests) -> int:
-    """Run a rest to its end; return how many plain steps it had."""
-    steps = 0
-    while rests.begin_step():
-        steps += 1
+def rest(rests: Rests, *, steps: int = 10_000) -> int:
+    """Run a rest to its end, but no more than `steps`; return how many plain steps it had."""
+    for count in range(steps):
+        if not rests.begin_step():
+            return count
     return steps
 
 
-def look(rests: Rests, *, is_worth: bool = False, is_right: bool = False) -> None:
+def look(
+    rests: Rests, *, is_worth: bool = False, is_right: bool = False, gain: float = 1.0
+) -> None:
     """Take the step of a look, which has begun."""
     assert rests.is_looking
     rests.decided(is_worth=is_worth)
     rests.judged(is_right=is_right)
-    rests.stepped(num_tokens=100, num_plain_tokens=100.0)
+    rests.stepped(num_seqs=100, num_tokens=round(100 * gain), num_plain_tokens=100.0)
 
 
 def tired() -> Rests:
@@ -51,12 +54,29 @@ def test_it_does_not_rest_where_drafting_pays() -> None:
     assert not rests.is_resting
 
 
-def test_pauses_double_up_to_a_bound() -> None:
-    rests, pauses = tired(), []
-    for _ in range(6):
-        pauses.append(rest(rests))
-        look(rests)
-    assert pauses == [24, 48, 96, 192, 192, 192]
+def test_looks_lose_a_small_share_of_the_time_whatever_they_cost_and_promise() -> None:
+    for gain, is_right in ((0.5, False), (-3.0, False), (0.2, True)):
+        rests, lost, steps = tired(), 0.0, 0
+        while steps < 20_000:
+            steps += rest(rests)
+            if rests.is_looking:
+                look(rests, is_right=is_right, gain=gain)
+                lost += 1.0 - gain
+            while not (rests.is_resting or rests.is_looking):  # promising looks: awake to learn
+                awake(rests, 1, gain=0.8)
+                lost += 0.2
+        assert lost < 0.02 * steps
+
+
+def test_the_cheaper_looks_are_the_more_there_are() -> None:
+    pauses = []
+    for gain in (0.9, -1.0):
+        rests = tired()
+        for _ in range(12):
+            pause = rest(rests)
+            look(rests, gain=gain)
+        pauses.append(pause)
+    assert pauses[0] < 64 < 200 < pauses[1]
 
 
 def test_a_gain_must_be_found_twice() -> None:
@@ -80,25 +100,26 @@ def test_drafts_that_turn_out_right_wake_it_though_none_seemed_worth_it() -> Non
     for _ in range(3):
         look(rests, is_right=True)
     assert not rests.is_looking
-    awake(rests, NEWS - 1, gain=0.5)  # time to learn, whatever it brings
+    awake(rests, TO_LEARN - 1, gain=0.5)  # time to learn, whatever it brings
 
 
-def test_a_new_request_brings_the_next_look_nearer_unless_the_last_was_just_now() -> None:
+def test_a_new_request_brings_the_next_look_nearer() -> None:
+    asked, unasked = tired(), tired()
+    asked.arrived(is_watched=False)
+    assert 2 * rest(asked) < rest(unasked)
+
+
+def test_a_request_that_a_head_is_told_of_brings_a_look_unless_looks_have_lost_too_much() -> None:
     rests = tired()
-    for _ in range(3):
-        rest(rests)
-        look(rests)
     assert rests.begin_step()
-    rests.arrived()
-    assert rest(rests) > 100
-    look(rests)
-    for _ in range(60):
-        rests.begin_step()
-    rests.arrived()
-    assert rest(rests) == 8
+    rests.arrived(is_watched=True)
+    look(rests, gain=-9.0)
+    assert rests.begin_step()
+    rests.arrived(is_watched=True)
+    assert rests.begin_step()
 
 
-def test_news_end_a_rest() -> None:
+def test_another_model_ends_a_rest() -> None:
     rests = tired()
     assert rests.begin_step()
     rests.wake()
@@ -113,7 +134,7 @@ def test_plain_steps_are_sampled_and_only_settled_ones_timed() -> None:
             if rests.is_telling:
                 timed.append(step)
         else:
-            rests.stepped(num_tokens=200, num_plain_tokens=100.0)
+            rests.stepped(num_seqs=100, num_tokens=200, num_plain_tokens=100.0)
     assert plain == [*range(240, 244), *range(485, 489)]
     assert timed == [243, 488]
 
