@@ -23,6 +23,7 @@
 #include "paged_kv.hpp"
 #include "product.hpp"
 #include "rows.hpp"
+#include "sharing.hpp"
 #include "team.hpp"
 
 namespace quickmatch::decoder {
@@ -98,8 +99,36 @@ class Decoder {
     // logits: [wanted, vocab]. aux: [aux_layers, rows, hidden], the hidden states entering them.
     // Returns the likeliest token of each wanted row.
     std::vector<std::int32_t> run(const Step& step, float* logits, Bf16* aux) {
+        const std::size_t rows = step.token_ids.size();
+        if (lm_head_.num_bytes() >= kSharedBytes) {
+            team_.set_active(true);
+            return pass(step, logits, aux);
+        }
+        team_.set_active(sharing_.begin(rows));
+        const std::vector<std::int32_t> best = pass(step, logits, aux);
+        sharing_.end(rows);
+        return best;
+    }
+
+    // Copy slots `from` to slots `to`, in every layer; all are read before any is written.
+    void move(const std::vector<std::int32_t>& from, const std::vector<std::int32_t>& to) {
+        const std::size_t dim = shape_.heads.dim, count = from.size();
+        std::vector<Bf16> keys(count * dim), values(count * dim);
+        for (PagedKV& kv : kv_) {
+            for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
+                for (std::size_t i = 0; i < count; ++i) {
+                    kv.read(from[i], head, keys.data() + i * dim, values.data() + i * dim);
+                }
+                for (std::size_t i = 0; i < count; ++i) {
+                    kv.write(to[i], head, keys.data() + i * dim, values.data() + i * dim);
+                }
+            }
+        }
+    }
+
+  private:
+    std::vector<std::int32_t> pass(const Step& step, float* logits, Bf16* aux) {
         const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
-        team_.set_active(rows >= kSharedRows || lm_head_.num_bytes() >= kSharedBytes);
         see(step);
         find_adapters(step);
         float* x = hidden_.at_least(rows * hidden);
@@ -128,23 +157,6 @@ class Decoder {
         return best;
     }
 
-    // Copy slots `from` to slots `to`, in every layer; all are read before any is written.
-    void move(const std::vector<std::int32_t>& from, const std::vector<std::int32_t>& to) {
-        const std::size_t dim = shape_.heads.dim, count = from.size();
-        std::vector<Bf16> keys(count * dim), values(count * dim);
-        for (PagedKV& kv : kv_) {
-            for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                for (std::size_t i = 0; i < count; ++i) {
-                    kv.read(from[i], head, keys.data() + i * dim, values.data() + i * dim);
-                }
-                for (std::size_t i = 0; i < count; ++i) {
-                    kv.write(to[i], head, keys.data() + i * dim, values.data() + i * dim);
-                }
-            }
-        }
-    }
-
-  private:
     void see(const Step& step) {
         views_.resize(step.token_ids.size());
         marks_.clear();
@@ -275,8 +287,8 @@ class Decoder {
     }
 
     static constexpr std::size_t kMaxDim = 512;
-    // A step is shared if it has so many rows, or so large a model that one row takes as long.
-    static constexpr std::size_t kSharedRows = 8, kSharedBytes = std::size_t{16} << 20;
+    // With an output layer so large every step is shared: any row takes some hundred microseconds.
+    static constexpr std::size_t kSharedBytes = std::size_t{16} << 20;
 
     Shape shape_;
     Arena arena_;  // of the weights
@@ -289,6 +301,7 @@ class Decoder {
     Weight lm_head_;
     std::map<std::int32_t, std::unique_ptr<Adapter>> adapters_;
 
+    Sharing sharing_;
     AdapterStep adapted_;
     std::vector<View> views_;
     std::vector<std::uint16_t> marks_;

@@ -2,7 +2,7 @@
 //
 // A part is done in microseconds, where a queue with locks would take as long as the part; so parts
 // are claimed by counting up one atomic word, and whoever waits for the next lot waits actively for
-// some fifty microseconds before it sleeps. Nobody waits for a helper that has claimed nothing: on a
+// some hundred microseconds before it sleeps. Nobody waits for a helper that has claimed nothing: on a
 // machine that is busy with something else the caller does the work alone.
 #pragma once
 
@@ -57,7 +57,7 @@ class Team {
 
   private:
     static constexpr std::size_t kPartsEach = 2;
-    static constexpr int kActiveLooks = 4000;
+    static constexpr int kActiveLooks = 8000;
     // The word that is counted up: number of the lot, number of its parts, parts claimed.
     static constexpr int kPartBits = 20;
     static constexpr std::uint64_t kPartMask = (std::uint64_t{1} << kPartBits) - 1;

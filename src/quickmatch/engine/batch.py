@@ -75,6 +75,7 @@ class StepResult:
     """Answers in the order of the batch's spans; None where nothing was to be sampled."""
 
     sampled: list[Sampled | None]
+    told_s: float = 0.0  # of the step: telling heads of their sequences' rows
 
 
 def rows_to_sample(spans: list[Span]) -> list[int]:

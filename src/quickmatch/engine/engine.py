@@ -132,7 +132,7 @@ class Engine:
         step = self.scheduler.schedule()
         result = self.runner.run(step.batch)
         events = self._postprocess(step, result)
-        speculator.rested(step, step_s=self._clock() - started)
+        speculator.rested(step, step_s=self._clock() - started, told_s=result.told_s)
         return events
 
     # ---- requests

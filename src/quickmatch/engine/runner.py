@@ -182,9 +182,11 @@ class ModelRunner:
             for index, one in zip(asking, chosen, strict=True):
                 sampled[index] = one
             self._move_accepted(batch, sampled)
-        if is_watched:
-            self.drafters.observe(batch, sampled, out.aux)
-        return StepResult(sampled)
+        if not is_watched:
+            return StepResult(sampled)
+        started = time.perf_counter()
+        self.drafters.observe(batch, sampled, out.aux)
+        return StepResult(sampled, told_s=time.perf_counter() - started)
 
     def _move_accepted(self, batch: StepBatch, sampled: list[Sampled | None]) -> None:
         """Node i lies behind i others; one that was accepted belongs right behind its parent."""

@@ -98,8 +98,11 @@ class Controller:
         """A new request has come. is_watched: heads are told of it, so that one can be tried."""
         self._rests.arrived(is_watched=is_watched)
 
-    def rested(self, *, num_seqs: int, step_s: float, is_decode: bool) -> None:
-        """Take in a rest's step: who decodes, a token each. is_decode: no rows of prompts."""
+    def rested(self, *, num_seqs: int, step_s: float, plain_s: float, is_decode: bool) -> None:
+        """Take in a rest's step: who decodes, a token each. is_decode: no rows of prompts.
+
+        plain_s: what it would have taken had no head been told of it.
+        """
         figures = self._figures
         self._trials.stepped(num_tokens=num_seqs, seconds=step_s, is_plain=True)
         figures.num_plain += num_seqs
@@ -109,7 +112,7 @@ class Controller:
             figures.plain_s += step_s
             self._has_rested = True
             if self._rests.is_telling:
-                self._costs.observe(num_seqs, num_seqs, step_s)
+                self._costs.observe(num_seqs, num_seqs, plain_s)
 
     @property
     def is_sampling(self) -> bool:
@@ -226,7 +229,7 @@ class Controller:
     def _decided(self, drafts: StepDrafts, num_nodes: int) -> None:
         """Tell whether drafting pays, the host's own time for it included."""
         costs, num_seqs, step = self._costs, len(drafts.merged), self._open()
-        plain_s = costs.undisturbed_s(num_seqs)
+        plain_s = costs.plain_s(num_seqs)
         seconds = costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
         seconds += self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
         tokens = num_seqs + drafts.pool.gain(num_nodes)
@@ -309,7 +312,7 @@ class Controller:
             figures.busy_s += step_s + draft_s
             self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
             if self._config.is_adaptive:
-                rate = num_seqs / self._costs.undisturbed_s(num_seqs)
+                rate = num_seqs / self._costs.plain_s(num_seqs)
                 self._rests.stepped(
                     num_seqs=num_seqs,
                     num_tokens=num_emitted,

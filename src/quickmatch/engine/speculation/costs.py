@@ -32,7 +32,6 @@ _YOUNG = 2  # observations; a first time is slow: kernels are made for every num
 _GUESS_AGE = 32  # observations after which a plain step's cost is guessed again
 _HOPE = 0.04  # of the seconds: what an unseen bucket is thought cheaper, so that it gets tried
 _PRIOR_WEIGHT = 0.3  # of an unseen bucket, in observations
-_HOST_S = 60e-6  # of the host, beside the model, in a plain step
 _FREE_ROW = 0.01  # of a plain step: what a row is thought to cost before any was seen
 
 Points = list[tuple[int, float]]
@@ -108,7 +107,6 @@ class CostTable:
         self._fits: dict[int, tuple[int, int, Points]] = {}  # made at, of how many, what
         self._guesses: dict[int, tuple[int, float]] = {}  # of plain steps: made at, seconds
         self._num_seen: dict[int, int] = {}
-        self._at_start: dict[int, float] = {}  # seconds of plain steps, by sequences
         self._pace = 0.0
         self._now = 0
         self._other_row = Estimate()
@@ -156,18 +154,6 @@ class CostTable:
             guess = self._guess_plain(num_seqs)
             self._guesses[num_seqs] = self._now, guess
         return guess * exp(self._pace)
-
-    def settle(self) -> None:
-        """Remember what was timed before any sequence ran: plain steps with nothing beside them."""
-        self._at_start = {n: estimate.value for n, estimate in self._plain.items()}
-
-    def undisturbed_s(self, num_seqs: int) -> float:
-        """Return the seconds of a plain step in an engine that never drafts, as far as is known."""
-        plain_s = self.plain_s(num_seqs)
-        if not self._at_start:
-            return plain_s
-        points = sorted(self._at_start.items())
-        return min(plain_s, (_interpolate(points, num_seqs) + _HOST_S) * exp(self._pace))
 
     def _guess_plain(self, num_seqs: int) -> float:
         """Return what other sizes suggest; 1 if there is none."""

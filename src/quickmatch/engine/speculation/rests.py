@@ -21,7 +21,7 @@ Owns the window and the account. It does not know what is drafted or how.
 
 _SHARE = 0.008  # of a rest's time, that looking for a gain may lose
 _MOST_SAVED = 24.0  # plain steps in the account...
-_MOST_OWED = 12.0  # ...and missing from it: so much is earned in some thousand steps
+_LEAST_OWED, _MOST_OWED = 2.0, 16.0  # ...and missing from it: doubled by each wake in vain
 _FIRST_LOOK = 0.25  # plain steps that a look loses, before any was timed
 _UNASKED = 4.0  # times that much is needed for a look without a new request, which may be another
 _SHORTEST = 8  # steps of a rest
@@ -45,6 +45,7 @@ class Rests:
         self._num_awake = 0  # since the last rest
         self._has_new_request = False  # since the last look
         self._saved = 0.0  # the account, in plain steps
+        self._bound = _LEAST_OWED  # of what may be missing
         self._look_cost = _FIRST_LOOK
         self._awake_left = _AFTER_NEWS  # steps before any judgement
         self._is_free = True  # of the account, until then
@@ -111,7 +112,7 @@ class Rests:
         """Take in a step that was no rest: its tokens, and those of plain decoding in its time."""
         gain = (num_tokens - num_plain_tokens) / num_seqs
         if not self._is_free:
-            self._saved = max(min(self._saved + gain, _MOST_SAVED), -_MOST_OWED)
+            self._saved = max(min(self._saved + gain, _MOST_SAVED), -self._bound)
         if self.is_looking:
             self._look_cost += (min(max(-gain, 0.0), _MOST_SAVED / _UNASKED) - self._look_cost) / 4
             self._looked()
@@ -125,7 +126,10 @@ class Rests:
         self._plain_tokens += num_plain_tokens
         if self._num_steps < _WINDOW:
             return
-        if self._tokens < _MARGIN * self._plain_tokens and not self._awake_left:
+        if self._tokens >= _MARGIN * self._plain_tokens:
+            self._bound = _LEAST_OWED
+        elif not self._awake_left:
+            self._bound = min(2 * self._bound, _MOST_OWED)
             self._rest()
         self._begin_window()
 

@@ -105,7 +105,6 @@ class Speculator:
                     self._costs.observe(num_seqs, num_rows, seconds)
             except ConfigError:  # too few KV blocks for a step of this size
                 continue
-        self._costs.settle()
 
     # ---- a step
 
@@ -121,12 +120,15 @@ class Speculator:
                 sequence.is_watched = False
         return True
 
-    def rested(self, step: Step, *, step_s: float) -> None:
-        """Take in what a plain step of a rest took."""
+    def rested(self, step: Step, *, step_s: float, told_s: float) -> None:
+        """Take in what a plain step of a rest took; told_s: of it, for heads that were told of it."""
         spans = step.batch.spans
         num_decoding = sum(span.num_tokens == 1 for span in spans)
         self._controller.rested(
-            num_seqs=num_decoding, step_s=step_s, is_decode=num_decoding == len(spans)
+            num_seqs=num_decoding,
+            step_s=step_s,
+            plain_s=step_s - told_s,
+            is_decode=num_decoding == len(spans),
         )
 
     def propose(self) -> dict[int, DraftTree]:

@@ -102,7 +102,10 @@ class Simulation:
         ids = list(range(len(texts)))
         if controller.begin_step():
             seconds = self.cost(len(ids), len(ids))
-            controller.rested(num_seqs=len(ids), step_s=self._noisy(seconds), is_decode=True)
+            noisy_s = self._noisy(seconds)
+            controller.rested(
+                num_seqs=len(ids), step_s=noisy_s, plain_s=noisy_s, is_decode=True
+            )
             tally.tokens += len(ids)
             tally.seconds += seconds
             tally.num_rows.append(len(ids))

@@ -118,15 +118,3 @@ def test_rows_of_prompts_are_priced_by_steps_that_had_some() -> None:
     for _ in range(10):
         table.observe_mixed(4, 8, 100, cpu_cost(4, 8) + 100 * 30e-6)
     assert table.other_row_s == pytest.approx(30e-6, rel=0.1)
-
-
-def test_a_plain_step_is_no_dearer_than_it_was_with_nothing_beside_it() -> None:
-    table = CostTable()
-    for _ in range(4):
-        table.observe(1, 1, 1e-3)
-    assert table.undisturbed_s(1) == table.plain_s(1)  # nothing to compare with yet
-    table.settle()
-    for _ in range(6):
-        table.observe(1, 1, 1.5e-3)  # beside drafting
-    assert table.plain_s(1) > 1.2e-3
-    assert table.undisturbed_s(1) < 1.1e-3
