@@ -1,0 +1,122 @@
+"""Weight formats of few bits, and the rounding of a matrix to one.
+
+A matrix [out, in] is cut along `in` into groups; each group of a row has a scale, and in asymmetric
+formats a zero point. A weight is then (code - zero) * scale, with codes from 0 to 2^bits - 1; in
+symmetric formats the zero point is the middle, so that codes are what others store as signed
+numbers, moved up. Owns no file and no kernel.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quickmatch.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFormat:
+    """How weights are rounded. group_size: inputs that share a scale, at most."""
+
+    name: str
+    bits: int
+    group_size: int
+    is_symmetric: bool
+
+    @property
+    def zero(self) -> int:
+        """The code of 0.0 in a symmetric format."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def largest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+
+INT8 = WeightFormat(name="int8", bits=8, group_size=128, is_symmetric=True)
+INT4 = WeightFormat(name="int4", bits=4, group_size=32, is_symmetric=True)
+INT4_ASYMMETRIC = WeightFormat(name="int4-asym", bits=4, group_size=32, is_symmetric=False)
+FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC)}
+
+_LEAST_GROUP = 16
+_LEAST_SCALE = 2.0**-20  # of a group of zeros; float16 times 2^8, as kernels keep it, holds it
+
+
+@dataclass(slots=True)
+class QuantizedTensor:
+    """A matrix [out, in] in a format."""
+
+    codes: Tensor  # [out, in] uint8, one code a byte
+    scales: Tensor  # [out, in / group_size] float32
+    zeros: Tensor | None  # the same shape, uint8; None: symmetric
+    bits: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+    def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the matrix that the codes stand for."""
+        size = self.group_size
+        zeros = (1 << (self.bits - 1)) if self.zeros is None else self.zeros.float()[..., None]
+        grouped = self.codes.float().unflatten(1, (-1, size)) - zeros
+        return (grouped * self.scales[..., None]).flatten(1).to(dtype)
+
+
+def find_format(name: str) -> WeightFormat:
+    """Return a format by its name. Raises ConfigError."""
+    if name not in FORMATS:
+        raise ConfigError(f"there is no weight format {name!r}; there are: {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def group_size_of(wanted: int, num_inputs: int) -> int:
+    """Return the largest group of at most `wanted` inputs that divides num_inputs.
+
+    Halves of `wanted` are tried. Raises ConfigError if none of at least 16 does.
+    """
+    size = wanted
+    while size >= _LEAST_GROUP:
+        if num_inputs % size == 0:
+            return size
+        size //= 2
+    raise ConfigError(
+        f"a matrix with {num_inputs} inputs has no groups of {_LEAST_GROUP} or more; "
+        "leave this model unquantized"
+    )
+
+
+def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
+    """Round a matrix [out, in] to the nearest codes. Raises ConfigError on an odd width."""
+    size = group_size_of(form.group_size, weight.shape[1])
+    grouped = weight.float().unflatten(1, (-1, size))
+    scales, zeros = group_scales(grouped, form)
+    codes = to_codes(grouped, scales[..., None], None if zeros is None else zeros[..., None], form)
+    return QuantizedTensor(codes.flatten(1), scales, zeros, form.bits)
+
+
+def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | None]:
+    """Return scales and zero points of groups [..., group_size]: [...] float32, [...] uint8."""
+    if form.is_symmetric:
+        scales = grouped.abs().amax(-1) / (form.zero - 1 if form.bits > 4 else form.zero - 0.5)
+        return scales.clamp(min=_LEAST_SCALE), None
+    low, high = grouped.amin(-1).clamp(max=0.0), grouped.amax(-1).clamp(min=0.0)
+    scales = ((high - low) / form.largest).clamp(min=_LEAST_SCALE)
+    zeros = (-low / scales).round().clamp(0, form.largest)
+    return scales, zeros.to(torch.uint8)
+
+
+def to_codes(
+    weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat
+) -> Tensor:
+    """Return the nearest codes, uint8; scales and zeros broadcast over weight."""
+    offset = form.zero if zeros is None else zeros.float()
+    codes = (weight.float() / scales).round() + offset
+    return codes.clamp(0, form.largest).to(torch.uint8)
