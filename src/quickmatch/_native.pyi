@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+# Bits (16: bfloat16), addresses of numbers or codes, of scales, of zeros (0: none); groups of inputs.
+MatrixParts = tuple[int, int, int, int, int]
+
 class SuffixIndex:
     def __init__(self, *, max_tokens: int, max_depth: int, min_confidence: float) -> None: ...
     @property
@@ -25,14 +28,16 @@ class Decoder:
     def __init__(self, shape: dict[str, float], *, num_threads: int) -> None: ...
     @property
     def num_bytes(self) -> int: ...
-    def set_ends(self, *, embedding: int, lm_head: int, norm: int, cos: int, sin: int) -> None: ...
+    def set_ends(
+        self, *, embedding: int, lm_head: MatrixParts, norm: int, cos: int, sin: int
+    ) -> None: ...
     def add_layer(
         self,
         *,
         attention_norm: int,
         mlp_norm: int,
         head_norms: int,
-        weights: Sequence[int],
+        weights: Sequence[MatrixParts],
         biases: Sequence[int],
     ) -> None: ...
     def set_adapter(

@@ -69,9 +69,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for kind, (config, model, options) in KINDS.items():
         torch.manual_seed(1)
         settings = config(**{**_SHAPE, **options})
-        made[kind] = save_model(
-            model(settings).bfloat16(), tmp_path_factory.mktemp(kind, numbered=False)
-        )
+        made[kind] = save_model(model(settings).bfloat16(), tmp_path_factory.mktemp(kind))
     return made
 
 

@@ -20,6 +20,7 @@
 
 #include "adapter.hpp"
 #include "attention.hpp"
+#include "matrix.hpp"
 #include "paged_kv.hpp"
 #include "product.hpp"
 #include "rows.hpp"
@@ -41,7 +42,7 @@ struct Shape {
 struct Layer {
     std::vector<float> attention_norm, mlp_norm;
     std::vector<float> head_norms;  // [num_query + num_kv, dim]; empty: none
-    std::array<Weight, kNumPlaces> weights;
+    std::array<Matrix, kNumPlaces> weights;
 };
 
 // One step's rows. `row_adapters`: -1 for the base.
@@ -67,9 +68,10 @@ class Decoder {
 
     Arena& arena() { return arena_; }
 
-    // [vocab, hidden]; to be kept alive by the caller, who has other uses for it.
+    // [vocab, hidden]; to be kept alive by the caller, who has other uses for it. Null: the output
+    // layer's weights, which are of few bits then, are the embedding too.
     void set_embedding(const Bf16* from) { embedding_ = from; }
-    void set_lm_head(Weight weight) { lm_head_ = std::move(weight); }
+    void set_lm_head(Matrix weight) { lm_head_ = std::move(weight); }
     void set_final_norm(const float* from) { final_norm_.assign(from, from + shape_.hidden); }
     // cos, sin: [max_len, dim / 2]
     void set_rotary(const float* cos, const float* sin) {
@@ -84,9 +86,9 @@ class Decoder {
     void drop_adapter(std::int32_t row) { adapters_.erase(row); }
 
     std::size_t num_bytes() const {
-        std::size_t total = lm_head_.num_bytes();
+        std::size_t total = decoder::num_bytes(lm_head_);
         for (const Layer& layer : layers_) {
-            for (const Weight& weight : layer.weights) total += weight.num_bytes();
+            for (const Matrix& weight : layer.weights) total += decoder::num_bytes(weight);
         }
         return total;
     }
@@ -100,7 +102,7 @@ class Decoder {
     // Returns the likeliest token of each wanted row.
     std::vector<std::int32_t> run(const Step& step, float* logits, Bf16* aux) {
         const std::size_t rows = step.token_ids.size();
-        if (lm_head_.num_bytes() >= kSharedBytes) {
+        if (decoder::num_bytes(lm_head_) >= kSharedBytes) {
             team_.set_active(true);
             return pass(step, logits, aux);
         }
@@ -127,13 +129,21 @@ class Decoder {
     }
 
   private:
+    void embed(std::size_t token_id, float* x) const {
+        if (embedding_ != nullptr) {
+            widen(embedding_ + token_id * shape_.hidden, shape_.hidden, x);
+        } else {
+            std::get<IntWeight>(lm_head_).read(token_id, x);
+        }
+    }
+
     std::vector<std::int32_t> pass(const Step& step, float* logits, Bf16* aux) {
         const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
         see(step);
         find_adapters(step);
         float* x = hidden_.at_least(rows * hidden);
         for (std::size_t r = 0; r < rows; ++r) {
-            widen(embedding_ + std::size_t(step.token_ids[r]) * hidden, hidden, x + r * hidden);
+            embed(std::size_t(step.token_ids[r]), x + r * hidden);
         }
         for (std::size_t i = 0; i < layers_.size(); ++i) {
             for (std::size_t a = 0; a < step.aux_layers.size(); ++a) {
@@ -150,7 +160,7 @@ class Decoder {
             rms_norm(x + std::size_t(step.wanted[w]) * hidden, final_norm_.data(), shape_.eps, hidden,
                      normed + w * hidden);
         }
-        multiply(team_, lm_head_, normed, wanted, Target{logits, shape_.vocab, false});
+        multiply(team_, lm_head_, normed, wanted, Target{logits, shape_.vocab, false}, rounded_);
         for (std::size_t w = 0; w < wanted; ++w) {
             best[w] = std::int32_t(argmax(logits + w * shape_.vocab, shape_.vocab));
         }
@@ -214,7 +224,7 @@ class Decoder {
         Bf16* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.attention_norm, rows, normed);
         float* qkv = wide_.at_least(rows * std::max(qkv_size, 2 * shape_.inner));
-        multiply(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false});
+        multiply(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false}, rounded_);
         adapted_.add(team_, index, 0, normed, hidden, qkv, qkv_size);
         Bf16* queries = queries_.at_least(rows * q_size);
         share_rows(rows, [&](std::size_t first, std::size_t last) {
@@ -225,7 +235,7 @@ class Decoder {
         limit(step, index);
         Bf16* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
         attention_.run(team_, kv_[index], step.spans, views_, marks_, queries, attended);
-        multiply(team_, layer.weights[1], attended, rows, Target{x, hidden, true});
+        multiply(team_, layer.weights[1], attended, rows, Target{x, hidden, true}, rounded_);
         adapted_.add(team_, index, 1, attended, q_size, x, hidden);
     }
 
@@ -264,7 +274,7 @@ class Decoder {
         Bf16* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.mlp_norm, rows, normed);
         float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
-        multiply(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false});
+        multiply(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false}, rounded_);
         adapted_.add(team_, index, 2, normed, hidden, wide, 2 * inner);
         Bf16* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
         share_rows(rows, [&](std::size_t first, std::size_t last) {
@@ -272,7 +282,7 @@ class Decoder {
                 silu_times(wide + r * 2 * inner, inner, activated + r * inner);
             }
         });
-        multiply(team_, layer.weights[3], activated, rows, Target{x, hidden, true});
+        multiply(team_, layer.weights[3], activated, rows, Target{x, hidden, true}, rounded_);
         adapted_.add(team_, index, 3, activated, inner, x, hidden);
     }
 
@@ -298,7 +308,7 @@ class Decoder {
     std::vector<Layer> layers_;
     const Bf16* embedding_ = nullptr;
     std::vector<float> final_norm_, cos_, sin_;
-    Weight lm_head_;
+    Matrix lm_head_;
     std::map<std::int32_t, std::unique_ptr<Adapter>> adapters_;
 
     Sharing sharing_;
@@ -307,6 +317,7 @@ class Decoder {
     std::vector<std::uint16_t> marks_;
     Scratch<float> hidden_, wide_;
     Scratch<Bf16> normed_, queries_, inner_;
+    RoundedRows rounded_;
 };
 
 }  // namespace quickmatch::decoder

@@ -85,6 +85,7 @@ class Scratch {
         if (size > memory_.size()) memory_ = Memory<Value>(size + size / 2);
         return memory_.data();
     }
+    Value* data() const { return memory_.data(); }
 
   private:
     Memory<Value> memory_;

@@ -6,7 +6,10 @@
 #include "../bindings.hpp"
 
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+
+#include <tuple>
 
 #include "decoder.hpp"
 #include "head.hpp"
@@ -24,6 +27,18 @@ using Ints = std::vector<std::int32_t>;
 template <typename Value>
 const Value* at(Address address) {
     return reinterpret_cast<const Value*>(address);
+}
+
+// A matrix as it crosses the border: bits (16: bfloat16), and the addresses of its numbers or codes,
+// of scales and of zeros (0: symmetric); how many groups of inputs have a scale.
+using MatrixParts = std::tuple<int, Address, Address, Address, std::size_t>;
+
+Matrix make_matrix(Arena& arena, const MatrixParts& parts, Address bias, std::size_t out,
+                   std::size_t in) {
+    const auto [bits, data, scales, zeros, num_groups] = parts;
+    if (bits == 16) return Weight(arena, at<Bf16>(data), at<Bf16>(bias), out, in);
+    const Codes codes{at<std::uint8_t>(data), at<float>(scales), at<std::uint8_t>(zeros), num_groups, bits};
+    return IntWeight(arena, codes, at<Bf16>(bias), out, in);
 }
 
 std::vector<float> floats(Address address, std::size_t size) {
@@ -53,9 +68,10 @@ struct Handle {
 
     Handle(const nb::dict& d, int num_threads) : shape(make_shape(d)), decoder(shape, num_threads) {}
 
-    void set_ends(Address embedding, Address lm_head, Address norm, Address cos, Address sin) {
+    void set_ends(Address embedding, const MatrixParts& lm_head, Address norm, Address cos,
+                  Address sin) {
         decoder.set_embedding(at<Bf16>(embedding));
-        decoder.set_lm_head(Weight(decoder.arena(), at<Bf16>(lm_head), nullptr, shape.vocab, shape.hidden));
+        decoder.set_lm_head(make_matrix(decoder.arena(), lm_head, 0, shape.vocab, shape.hidden));
         decoder.set_final_norm(at<float>(norm));
         decoder.set_rotary(at<float>(cos), at<float>(sin));
     }
@@ -68,7 +84,8 @@ struct Handle {
     }
 
     void add_layer(Address attention_norm, Address mlp_norm, Address head_norms,
-                   const std::vector<Address>& weights, const std::vector<Address>& biases) {
+                   const std::vector<MatrixParts>& weights,
+                   const std::vector<Address>& biases) {
         Layer layer;
         layer.attention_norm = floats(attention_norm, shape.hidden);
         layer.mlp_norm = floats(mlp_norm, shape.hidden);
@@ -76,8 +93,7 @@ struct Handle {
             head_norms, (shape.heads.num_query + shape.heads.num_kv) * shape.heads.dim);
         for (std::size_t i = 0; i < kNumPlaces; ++i) {
             const auto [out, in] = places()[i];
-            layer.weights[i] =
-                Weight(decoder.arena(), at<Bf16>(weights.at(i)), at<Bf16>(biases.at(i)), out, in);
+            layer.weights[i] = make_matrix(decoder.arena(), weights.at(i), biases.at(i), out, in);
         }
         decoder.add_layer(std::move(layer));
     }

@@ -76,6 +76,19 @@ struct Target {
     bool adds;
 };
 
+// Put a row's sums of one panel where they go; outputs behind the last are left out.
+QM_AVX512_INLINE void put_sums(__m512 sum, std::size_t panel, const float* bias, const Target& to,
+                               std::size_t row, std::size_t num_outputs) {
+    const std::size_t first = panel * kPanel;
+    const __mmask16 mask = num_outputs >= first + kPanel ? 0xFFFF
+                           : num_outputs > first ? (1u << (num_outputs - first)) - 1
+                                                 : 0;
+    float* out = to.data + row * to.stride + first;
+    if (bias != nullptr) sum = _mm512_add_ps(sum, _mm512_loadu_ps(bias + first));
+    if (to.adds) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
+    _mm512_mask_storeu_ps(out, mask, sum);
+}
+
 template <int kRows, int kPanels>
 QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
                              std::size_t x_stride, const float* bias, const Target& to,
@@ -106,18 +119,8 @@ QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, con
     }
     QM_UNROLL
     for (int n = 0; n < kPanels; ++n) {
-        const std::size_t first = n * kPanel;
-        const __mmask16 mask = num_outputs >= first + kPanel ? 0xFFFF
-                               : num_outputs > first ? (1u << (num_outputs - first)) - 1
-                                                     : 0;
-        const __m512 added = bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + first);
         QM_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-            float* out = to.data + r * to.stride + first;
-            __m512 sum = _mm512_add_ps(sums[r][n], added);
-            if (to.adds) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
-            _mm512_mask_storeu_ps(out, mask, sum);
-        }
+        for (int r = 0; r < kRows; ++r) put_sums(sums[r][n], n, bias, to, r, num_outputs);
     }
 }
 

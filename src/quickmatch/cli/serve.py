@@ -28,10 +28,20 @@ class Speculation(StrEnum):
     OFF = "off"
 
 
+class Quantization(StrEnum):
+    """What `--quantization` takes: weights as they are, or rounded while they are read."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT4_ASYM = "int4-asym"
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the command."""
     app.command(
-        epilog="Examples: quickmatch serve · quickmatch serve --model ./Qwen2.5-0.5B --port 9000"
+        epilog="Examples: quickmatch serve · quickmatch serve --model ./Qwen2.5-0.5B --port 9000 "
+        "· quickmatch serve --model ./Qwen2.5-0.5B --quantization int8"
     )(serve)
 
 
@@ -44,6 +54,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     trace: Annotated[bool, typer.Option("--trace", help="Record all calls.")] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    quantization: Annotated[
+        Quantization, typer.Option(help="Round the weights to fewer bits while loading.")
+    ] = Quantization.NONE,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(min=16, help="Tokens of prompt and completion together.")
@@ -68,6 +81,7 @@ def serve(
     """Serve models behind an OpenAI-compatible URL."""
     engine = {
         "dtype": dtype,
+        "quantization": quantization.value,
         "device": device,
         "max_model_len": max_model_len,
         "max_num_seqs": max_num_seqs,

@@ -7,6 +7,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine.speculation.config import SpeculationConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Quantization = Literal["none", "int8", "int4", "int4-asym"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,7 @@ class EngineConfig:
 
     model: str  # a Hugging Face folder or hub id
     dtype: Dtype = "auto"  # the checkpoint's, unless the CPU is slower at it than at float32
+    quantization: Quantization = "none"  # of the weights, at load; a quantized folder has its own
     device: str = "auto"  # cuda where there is one, else cpu
     max_model_len: int | None = None  # None: the model's own context
     block_size: int = 16  # tokens a KV block

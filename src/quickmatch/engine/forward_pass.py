@@ -17,6 +17,7 @@ from torch import Tensor
 from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.quantization.formats import WeightFormat
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,11 @@ class ForwardPass(Protocol):
     """What the runner and the draft model ask of either way."""
 
     num_bytes: int  # of the weights
-    embedding: Tensor  # [vocab, hidden]
+
+    @property
+    def embedding(self) -> Tensor:
+        """[vocab, hidden]."""
+        ...
 
     def run(
         self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
@@ -75,11 +80,12 @@ def make_pass(
     dtype: torch.dtype,
     device: torch.device,
     num_threads: int = 1,
+    form: WeightFormat | None = None,
 ) -> ForwardPass:
     """Load a model's weights into the faster pass that can run it here.
 
     num_threads: of the native pass, which uses them where a step is large enough; torch has its
-    own. Raises ModelLoadError naming what is wrong with the folder.
+    own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming what is wrong with the folder.
     """
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass
@@ -87,6 +93,6 @@ def make_pass(
     reason = why_not_native(model, size, dtype=dtype, device=device)
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)
-        return NativePass(folder, model, size, num_threads=num_threads)
+        return NativePass(folder, model, size, num_threads=num_threads, form=form)
     logger.info("%s runs in torch's operations: %s", folder.name, reason)
-    return TorchPass(folder, model, size, dtype=dtype, device=device)
+    return TorchPass(folder, model, size, dtype=dtype, device=device, form=form)

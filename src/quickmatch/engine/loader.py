@@ -16,6 +16,14 @@ from torch import Tensor
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.engine.folder import read_safetensors_header, weight_files
 from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.quantization.folder import read_stored_format
+from quickmatch.engine.quantization.formats import (
+    INT8,
+    QuantizedTensor,
+    WeightFormat,
+    join,
+    quantize,
+)
 from quickmatch.engine.weights import (
     DecoderTensors,
     DecoderWeights,
@@ -28,8 +36,22 @@ from quickmatch.engine.weights import (
 class Checkpoint:
     """The tensors of a model folder by name, read when asked for."""
 
-    def __init__(self, folder: Path, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        form: WeightFormat | None = None,
+    ) -> None:
+        """form: what linear layers are rounded to. Raises ModelLoadError where they are already."""
         self._folder = folder
+        self._form = form
+        self._stored = read_stored_format(folder)
+        if form is not None and self._stored is not None:
+            raise ModelLoadError(
+                f"{folder} holds quantized weights already; leave the setting quantization out"
+            )
         self._dtype = dtype
         self._device = device
         self._file_of: dict[str, Path] = {}
@@ -43,6 +65,16 @@ class Checkpoint:
 
     def read(self, name: str, *shape: int) -> Tensor:
         """Return a tensor in the checkpoint's dtype. Raises ModelLoadError on another shape."""
+        tensor = self.read_any(name)
+        if tuple(tensor.shape) != shape:
+            raise ModelLoadError(
+                f"{name} in {self._file_of[name]} has the shape {list(tensor.shape)}, config.json "
+                f"says {list(shape)}; the two do not belong together"
+            )
+        return tensor
+
+    def read_any(self, name: str) -> Tensor:
+        """Return a tensor as it is stored. Raises ModelLoadError if it is missing or damaged."""
         path = self._file_of.get(name)
         if path is None:
             raise ModelLoadError(
@@ -57,11 +89,6 @@ class Checkpoint:
             raise ModelLoadError(
                 f"{path} is damaged at {name} ({error}); download it again"
             ) from error
-        if tuple(tensor.shape) != shape:
-            raise ModelLoadError(
-                f"{name} in {path} has the shape {list(tensor.shape)}, config.json says "
-                f"{list(shape)}; the two do not belong together"
-            )
         return tensor
 
     def vector(self, name: str, size: int) -> Tensor:
@@ -76,19 +103,46 @@ class Checkpoint:
         self, parts: list[tuple[str, int]], in_features: int, *, bias: bool
     ) -> LinearTensors:
         """Fuse linear layers that read the same input; parts: (name, out_features) in order."""
-        weight = torch.cat([self.matrix(f"{n}.weight", out, in_features) for n, out in parts])
         joined = torch.cat([self.vector(f"{n}.bias", out) for n, out in parts]) if bias else None
-        return LinearTensors(weight, joined)
+        if self._stored is not None:
+            stored = self._stored
+            weights = [stored.read_linear(self, n, out, in_features) for n, out in parts]
+            return LinearTensors(self._joined(weights), joined)
+        weight = torch.cat([self.matrix(f"{n}.weight", out, in_features) for n, out in parts])
+        return LinearTensors(self.rounded(weight), joined)
+
+    def rounded(self, weight: Tensor) -> Tensor | QuantizedTensor:
+        """Return a matrix in the format asked for."""
+        return weight if self._form is None else quantize(weight, self._form)
+
+    def head(self, embedding: Tensor) -> Tensor | QuantizedTensor:
+        """Return the output layer, [vocab, hidden]: in 8 bits at least, as it decides the token."""
+        is_quantized = self._form is not None or self._stored is not None
+        return quantize(embedding, INT8) if is_quantized else embedding
+
+    def _joined(self, weights: list[Tensor | QuantizedTensor]) -> Tensor | QuantizedTensor:
+        """Stack matrices with the same input; where one is not quantized, all are made dense."""
+        quantized = [w for w in weights if isinstance(w, QuantizedTensor)]
+        forms = {(w.bits, w.group_size, w.zeros is None) for w in quantized}
+        if len(quantized) == len(weights) and len(forms) == 1:
+            return join(quantized)
+        dense = [w if isinstance(w, Tensor) else w.dequantized() for w in weights]
+        return torch.cat([w.to(device=self._device, dtype=self._dtype) for w in dense])
 
 
 def read_tensors(
-    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    form: WeightFormat | None = None,
 ) -> DecoderTensors:
-    """Read a decoder; its layers as they are asked for.
+    """Read a decoder; its layers as they are asked for, their products rounded to `form`.
 
     Raises ModelLoadError naming the missing or misshapen tensor.
     """
-    checkpoint = Checkpoint(folder, dtype=dtype, device=device)
+    checkpoint = Checkpoint(folder, dtype=dtype, device=device, form=form)
     embedding = checkpoint.matrix(
         "model.embed_tokens.weight", config.vocab_size, config.hidden_size
     )
@@ -100,15 +154,28 @@ def read_tensors(
         embedding=embedding.clone(),
         layers=(_read_layer(checkpoint, config, i) for i in range(config.num_layers)),
         norm=checkpoint.vector("model.norm.weight", config.hidden_size),
-        lm_head=lm_head,
+        lm_head=checkpoint.head(lm_head),
     )
 
 
+def read_embedding(folder: Path, config: ModelConfig) -> Tensor:
+    """Read a model's embedding, [vocab, hidden] bfloat16. Raises ModelLoadError."""
+    checkpoint = Checkpoint(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    name = "model.embed_tokens.weight"
+    return checkpoint.matrix(name, config.vocab_size, config.hidden_size).clone()
+
+
 def load_weights(
-    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    folder: Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    form: WeightFormat | None = None,
 ) -> DecoderWeights:
     """Read a whole decoder as torch runs it. Raises ModelLoadError as `read_tensors`."""
-    return pack_weights(read_tensors(folder, config, dtype=dtype, device=device), config)
+    tensors = read_tensors(folder, config, dtype=dtype, device=device, form=form)
+    return pack_weights(tensors, config, dtype=dtype)
 
 
 def _read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerTensors:

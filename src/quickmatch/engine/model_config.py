@@ -185,12 +185,6 @@ def _refuse_unsupported(values: Mapping[str, Any], source: str) -> None:
     activation = values.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
         raise ModelLoadError(f"{source}: hidden_act is {activation!r}; supported: 'silu'")
-    if values.get("quantization_config"):
-        method = values["quantization_config"].get("quant_method", "unknown")
-        raise ModelLoadError(
-            f"{source}: the weights are quantized ({method}); "
-            "use the bf16, fp16 or fp32 weights of this model"
-        )
 
 
 def _windows(

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.forward_pass import PassOutput, PassSize
-from quickmatch.engine.loader import read_tensors
+from quickmatch.engine.loader import read_embedding, read_tensors
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.quantization.formats import QuantizedTensor, WeightFormat
 from quickmatch.engine.rope import rope_frequencies
 from quickmatch.engine.weights import LayerTensors
 
@@ -53,7 +54,13 @@ class NativePass:
     """One model's. Raises ModelLoadError from the constructor."""
 
     def __init__(
-        self, folder: Path, model: ModelConfig, size: PassSize, *, num_threads: int = 1
+        self,
+        folder: Path,
+        model: ModelConfig,
+        size: PassSize,
+        *,
+        num_threads: int = 1,
+        form: WeightFormat | None = None,
     ) -> None:
         """To be called only where `why_not_native` has nothing to say."""
         from quickmatch import _native
@@ -69,31 +76,49 @@ class NativePass:
         shape["block_size"] = size.block_size
         # A head runs beside it, on its threads.
         self.decoder = _native.Decoder(shape, num_threads=num_threads)
-        tensors = read_tensors(folder, model, dtype=torch.bfloat16, device=torch.device("cpu"))
-        self.embedding = tensors.embedding.contiguous()
+        tensors = read_tensors(
+            folder, model, dtype=torch.bfloat16, device=torch.device("cpu"), form=form
+        )
+        self._folder = folder
+        # Tied and of few bits, the output layer's weights are looked up instead.
+        is_shared = model.tie_word_embeddings and isinstance(tensors.lm_head, QuantizedTensor)
+        self._embedding = None if is_shared else tensors.embedding.contiguous()
         frequencies, factor = rope_frequencies(model.rope, model.head_dim)
         angle = torch.outer(torch.arange(size.max_model_len, dtype=torch.float32), frequencies)
         self._set_ends(tensors.lm_head, tensors.norm, angle.cos() * factor, angle.sin() * factor)
         for layer in tensors.layers:
             self._add_layer(layer)
-        self.num_bytes = self.decoder.num_bytes + self.embedding.numel() * 2
+        num_embedded = 0 if self._embedding is None else self._embedding.numel()
+        self.num_bytes = self.decoder.num_bytes + num_embedded * 2
 
-    def _set_ends(self, lm_head: Tensor, norm: Tensor, cos: Tensor, sin: Tensor) -> None:
-        held = [self.embedding, lm_head.contiguous(), norm.float(), cos, sin]
-        embedding, head, final_norm, cosines, sines = (one.data_ptr() for one in held)
+    @property
+    def embedding(self) -> Tensor:
+        """The checkpoint's embedding, [vocab, hidden] bfloat16; read now where it is not held."""
+        if self._embedding is None:
+            self._embedding = read_embedding(self._folder, self._model)
+            self.num_bytes += self._embedding.numel() * 2
+        return self._embedding
+
+    def _set_ends(
+        self, lm_head: Tensor | QuantizedTensor, norm: Tensor, cos: Tensor, sin: Tensor
+    ) -> None:
+        held = [norm.float(), cos, sin]
+        final_norm, cosines, sines = (one.data_ptr() for one in held)
+        embedding = 0 if self._embedding is None else self._embedding.data_ptr()
+        head = _in_place(lm_head)
         self.decoder.set_ends(
-            embedding=embedding, lm_head=head, norm=final_norm, cos=cosines, sin=sines
+            embedding=embedding, lm_head=_parts(head), norm=final_norm, cos=cosines, sin=sines
         )
 
     def _add_layer(self, layer: LayerTensors) -> None:
         norms = [layer.attention_norm.float(), layer.mlp_norm.float()]
         head_norms = None if layer.qk_norm is None else layer.qk_norm.float().contiguous()
-        weights = [one.weight.contiguous() for one in layer.linears]
+        weights = [_in_place(one.weight) for one in layer.linears]
         self.decoder.add_layer(
             attention_norm=norms[0].data_ptr(),
             mlp_norm=norms[1].data_ptr(),
             head_norms=0 if head_norms is None else head_norms.data_ptr(),
-            weights=[weight.data_ptr() for weight in weights],
+            weights=[_parts(weight) for weight in weights],
             biases=[0 if one.bias is None else one.bias.data_ptr() for one in layer.linears],
         )
 
@@ -161,3 +186,21 @@ class NativePass:
     def drop_adapter(self, row: int) -> None:
         """See ForwardPass.drop_adapter."""
         self.decoder.drop_adapter(row)
+
+
+def _in_place(weight: Tensor | QuantizedTensor) -> Tensor | QuantizedTensor:
+    """Return a matrix whose numbers lie one after the other, as addresses need it."""
+    if isinstance(weight, Tensor):
+        return weight.contiguous()
+    zeros = None if weight.zeros is None else weight.zeros.contiguous()
+    codes, scales = weight.codes.contiguous(), weight.scales.float().contiguous()
+    return QuantizedTensor(codes, scales, zeros, weight.bits)
+
+
+def _parts(weight: Tensor | QuantizedTensor) -> tuple[int, int, int, int, int]:
+    """Return what the native side asks of a matrix, which has to live until it has been read."""
+    if isinstance(weight, Tensor):
+        return (16, weight.data_ptr(), 0, 0, 0)
+    zeros = 0 if weight.zeros is None else weight.zeros.data_ptr()
+    codes, scales = weight.codes.data_ptr(), weight.scales.data_ptr()
+    return (weight.bits, codes, scales, zeros, weight.scales.shape[1])

@@ -32,6 +32,7 @@ from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.kv_cache import size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.precision import choose_dtype
+from quickmatch.engine.quantization.formats import find_format
 from quickmatch.engine.sampler import Sampler
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.draft_model import ModelDrafter
@@ -102,6 +103,7 @@ class ModelRunner:
             dtype=dtype,
             device=device,
             num_threads=config.num_threads or num_usable_cores(),
+            form=None if config.quantization == "none" else find_format(config.quantization),
         )
         self.model_bytes = self._pass.num_bytes
 

@@ -18,6 +18,7 @@ from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.loader import load_weights
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
+from quickmatch.engine.quantization.formats import WeightFormat
 from quickmatch.engine.rope import RotaryTable
 
 
@@ -32,8 +33,9 @@ class TorchPass:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        form: WeightFormat | None = None,
     ) -> None:
-        weights = load_weights(folder, model, dtype=dtype, device=device)
+        weights = load_weights(folder, model, dtype=dtype, device=device, form=form)
         self.num_bytes = weights.num_bytes
         self.embedding = weights.embedding
         self._device = device

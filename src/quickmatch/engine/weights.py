@@ -7,18 +7,20 @@ A fused matrix's rows are in that order.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quickmatch.engine.linear import Linear, make_linear
 from quickmatch.engine.model_config import ModelConfig
 from quickmatch.engine.norm import RmsNorm
+from quickmatch.engine.quantization.formats import QuantizedTensor
 
 
 @dataclass(slots=True)
 class LinearTensors:
     """A linear layer as the checkpoint has it."""
 
-    weight: Tensor  # [out, in]
+    weight: Tensor | QuantizedTensor  # [out, in]
     bias: Tensor | None  # [out]
 
 
@@ -47,7 +49,7 @@ class DecoderTensors:
     embedding: Tensor  # [vocab, hidden]
     layers: Iterator[LayerTensors]
     norm: Tensor  # [hidden]
-    lm_head: Tensor  # [vocab, hidden]; the embedding itself where the two are tied
+    lm_head: Tensor | QuantizedTensor  # [vocab, hidden]; the embedding itself where they are tied
 
 
 @dataclass(slots=True)
@@ -88,18 +90,29 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def pack_weights(tensors: DecoderTensors, config: ModelConfig) -> DecoderWeights:
-    """Put a model's tensors into the form that torch runs fastest here."""
+def pack_weights(
+    tensors: DecoderTensors, config: ModelConfig, *, dtype: torch.dtype
+) -> DecoderWeights:
+    """Put a model's tensors into the form that torch runs fastest here.
+
+    torch's products read dense weights: quantized ones are rounded, and as large as others.
+    """
     return DecoderWeights(
         embedding=tensors.embedding,
-        layers=[_pack_layer(layer, config.rms_norm_eps) for layer in tensors.layers],
+        layers=[_pack_layer(layer, config.rms_norm_eps, dtype) for layer in tensors.layers],
         norm=RmsNorm(tensors.norm, config.rms_norm_eps),
-        lm_head=make_linear(tensors.lm_head),
+        lm_head=make_linear(_dense(tensors.lm_head, dtype)),
     )
 
 
-def _pack_layer(layer: LayerTensors, eps: float) -> LayerWeights:
-    qkv, o, gate_up, down = (make_linear(one.weight, one.bias) for one in layer.linears)
+def _dense(weight: Tensor | QuantizedTensor, dtype: torch.dtype) -> Tensor:
+    return weight if isinstance(weight, Tensor) else weight.dequantized(dtype)
+
+
+def _pack_layer(layer: LayerTensors, eps: float, dtype: torch.dtype) -> LayerWeights:
+    qkv, o, gate_up, down = (
+        make_linear(_dense(one.weight, dtype), one.bias) for one in layer.linears
+    )
     return LayerWeights(
         attention_norm=RmsNorm(layer.attention_norm, eps),
         qkv=qkv,

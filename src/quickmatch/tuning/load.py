@@ -18,6 +18,7 @@ import torch
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.core.shipped import model_source
+from quickmatch.engine.quantization.folder import read_stored_format
 
 logger = logging.getLogger(__name__)
 _PLAIN_ATTENTION_TOKENS = 512
@@ -78,6 +79,11 @@ def load_base(path: str, *, device: str = "auto", dtype: str = "auto") -> Loaded
     number_format, reason = _dtype(dtype, chosen)
     logger.info("device %s, weights in %s: %s", chosen, number_format, reason)
     source = model_source(path)
+    if Path(source).is_dir() and read_stored_format(Path(source)) is not None:
+        raise ModelLoadError(
+            f"{source} holds quantized weights, which cannot be trained; name the model that they "
+            "were made of, and quantize what comes of it"
+        )
     with _one_line(source):
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=number_format)

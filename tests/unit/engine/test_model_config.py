@@ -72,7 +72,6 @@ def test_windows_of_qwen() -> None:
         (changed(rope_scaling={"type": "dynamic", "factor": 2.0}), "rope type 'dynamic' is not"),
         (changed(rope_scaling={"type": "linear"}), "needs a factor"),
         (changed(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
-        (changed(quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
     ],
 )
 def test_refusals_name_what_was_seen(raw: dict[str, Any], part: str) -> None:

@@ -1,1 +1,1 @@
-"""Weights in few bits: their formats, the folders they are kept in, and what they cost in quality."""
+"""Weights in few bits: formats, the folders they are kept in, and what they cost in quality."""

@@ -66,8 +66,9 @@ class QuantizedTensor:
         """Return the matrix that the codes stand for."""
         size = self.group_size
         zeros = (1 << (self.bits - 1)) if self.zeros is None else self.zeros.float()[..., None]
-        grouped = self.codes.float().unflatten(1, (-1, size)) - zeros
-        return (grouped * self.scales[..., None]).flatten(1).to(dtype)
+        grouped = in_groups(self.codes.float(), size) - zeros
+        out: Tensor = (grouped * self.scales[..., None]).flatten(1).to(dtype)
+        return out
 
 
 def find_format(name: str) -> WeightFormat:
@@ -96,10 +97,15 @@ def group_size_of(wanted: int, num_inputs: int) -> int:
 def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
     """Round a matrix [out, in] to the nearest codes. Raises ConfigError on an odd width."""
     size = group_size_of(form.group_size, weight.shape[1])
-    grouped = weight.float().unflatten(1, (-1, size))
+    grouped = in_groups(weight.float(), size)
     scales, zeros = group_scales(grouped, form)
     codes = to_codes(grouped, scales[..., None], None if zeros is None else zeros[..., None], form)
     return QuantizedTensor(codes.flatten(1), scales, zeros, form.bits)
+
+
+def in_groups(weight: Tensor, size: int) -> Tensor:
+    """Return [out, in] as [out, in / size, size]."""
+    return weight.reshape(weight.shape[0], -1, size)
 
 
 def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | None]:
@@ -113,10 +119,19 @@ def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | 
     return scales, zeros.to(torch.uint8)
 
 
-def to_codes(
-    weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat
-) -> Tensor:
+def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat) -> Tensor:
     """Return the nearest codes, uint8; scales and zeros broadcast over weight."""
     offset = form.zero if zeros is None else zeros.float()
     codes = (weight.float() / scales).round() + offset
     return codes.clamp(0, form.largest).to(torch.uint8)
+
+
+def join(parts: list[QuantizedTensor]) -> QuantizedTensor:
+    """Stack matrices with the same inputs, format and groups: [sum of out, in]."""
+    zeros = [part.zeros for part in parts if part.zeros is not None]
+    return QuantizedTensor(
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat(zeros) if zeros else None,
+        parts[0].bits,
+    )

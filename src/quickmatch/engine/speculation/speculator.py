@@ -121,7 +121,7 @@ class Speculator:
         return True
 
     def rested(self, step: Step, *, step_s: float, told_s: float) -> None:
-        """Take in what a plain step of a rest took; told_s: of it, for heads that were told of it."""
+        """Take in what a plain step of a rest took; told_s: of it, heads that were told of it."""
         spans = step.batch.spans
         num_decoding = sum(span.num_tokens == 1 for span in spans)
         self._controller.rested(

@@ -5,7 +5,7 @@ from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.batch import SampleState, Span, StepBatch
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
-CONTEXT_TOKENS = 384  # of each sequence, as calls with some history have; what it holds is no matter
+CONTEXT_TOKENS = 384  # of each sequence: how much it reads matters, what it holds does not
 
 
 def timing_batch(

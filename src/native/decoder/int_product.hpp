@@ -1,0 +1,329 @@
+// y = x · Wᵀ for weights in 8 or 4 bits: rows are rounded to 8 bits, products summed as integers.
+//
+// The layout is that of product.hpp, with four inputs to a dword: byte b of dword (quad q, output o)
+// holds the code of w[o][4q + b]; in 4 bits a byte holds two quads, the earlier one in its low half.
+// Codes are unsigned and rows are signed, as AVX-512 VNNI's product wants them. A group of inputs has
+// a scale for each output and one for each row; the sum over a group is exact, so an output's bits are
+// a function of its row and its weights alone, as they are in bfloat16.
+//
+// A weight is (code - zero) · scale, so a group's sum is scale · (Σ code·x - zero · Σ x).
+#pragma once
+
+#include "isa.hpp"
+
+#if QM_HAS_DECODER
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "memory.hpp"
+#include "product.hpp"
+#include "rows.hpp"
+#include "team.hpp"
+
+namespace quickmatch::decoder {
+
+constexpr std::size_t kIntTileRows = 4;    // 4 · 4 sums, as many totals waiting in memory
+constexpr std::size_t kLanes = 16;
+constexpr std::size_t kMostGrouped = 128;  // inputs whose sum is taken before it is scaled
+
+// A matrix as formats.py has it: codes [out, in], one a byte; scales and zeros [out, groups].
+struct Codes {
+    const std::uint8_t* codes;
+    const float* scales;
+    const std::uint8_t* zeros;  // null: the middle of the codes
+    std::size_t num_groups;
+    int bits;  // 8 or 4
+};
+
+class IntWeight {
+  public:
+    IntWeight() = default;
+    // bias: [out] bfloat16, or null. A stored group's inputs are a multiple of 16.
+    IntWeight(Arena& arena, const Codes& from, const Bf16* bias, std::size_t out, std::size_t in)
+        : out_(out), in_(in), panels_((out + kPanel - 1) / kPanel), bits_(from.bits) {
+        const std::size_t stored = in / from.num_groups;
+        group_ = std::min(stored, kMostGrouped);
+        while (group_ > kLanes && stored % group_ != 0) group_ -= kLanes;
+        const std::size_t lanes = panels_ * kPanel, scales = lanes * num_scales();
+        data_ = arena.take<std::uint8_t>(lanes * in * bits_ / 8);
+        scales_ = arena.take<std::uint16_t>(scales);
+        if (from.zeros != nullptr) zeros_ = arena.take<std::uint8_t>(scales);
+        if (bias != nullptr) bias_ = arena.take<float>(lanes);
+        for (std::size_t o = 0; o < out; ++o) {
+            put_codes(from.codes + o * in, o);
+            for (std::size_t k = 0; k < num_scales(); ++k) {
+                const std::size_t at = scale_at(o, k), own = o * from.num_groups + k * from.num_groups / num_scales();
+                scales_[at] = half(from.scales[own] * kScaleUp);
+                if (zeros_ != nullptr) zeros_[at] = from.zeros[own];
+            }
+            if (bias != nullptr) bias_[o] = decoder::widen(bias[o]);
+        }
+    }
+
+    std::size_t out() const { return out_; }
+    std::size_t in() const { return in_; }
+    std::size_t group() const { return group_; }
+    std::size_t num_scales() const { return in_ / group_; }  // of an output
+    int bits() const { return bits_; }
+    std::size_t num_groups() const { return (panels_ + kGroup - 1) / kGroup; }  // of panels
+    std::size_t group_width(std::size_t g) const { return std::min(kGroup, panels_ - g * kGroup); }
+    const std::uint8_t* data(std::size_t g) const { return data_ + g * kGroup * kPanel * in_ * bits_ / 8; }
+    const std::uint16_t* scales(std::size_t g) const { return scales_ + g * kGroup * kPanel * num_scales(); }
+    const std::uint8_t* zeros(std::size_t g) const {
+        return zeros_ == nullptr ? nullptr : zeros_ + g * kGroup * kPanel * num_scales();
+    }
+    const float* bias(std::size_t g) const { return bias_ == nullptr ? nullptr : bias_ + g * kGroup * kPanel; }
+    std::size_t num_bytes() const {
+        const std::size_t lanes = panels_ * kPanel;
+        return lanes * in_ * bits_ / 8 + lanes * num_scales() * (zeros_ == nullptr ? 2 : 3) +
+               (bias_ == nullptr ? 0 : lanes * sizeof(float));
+    }
+
+    // The numbers that an output's codes stand for: [in].
+    void read(std::size_t o, float* out) const {
+        const std::size_t g = o / (kPanel * kGroup);
+        const std::uint8_t* from = data(g) + (o / kPanel % kGroup * kPanel + o % kPanel) * 4;
+        const std::size_t step = group_width(g) * kPanel * 4;
+        for (std::size_t i = 0; i < in_; ++i) {
+            const std::uint8_t both = bits_ == 8 ? from[i / 4 * step + i % 4] : from[i / 8 * step + i % 4];
+            const int code = bits_ == 8 ? both : both >> (i % 8 < 4 ? 0 : 4) & 0x0F;
+            const std::size_t at = scale_at(o, i / group_);
+            const int zero = zeros_ == nullptr ? 1 << (bits_ - 1) : zeros_[at];
+            out[i] = float(code - zero) * whole(scales_[at]) / kScaleUp;
+        }
+    }
+
+    // Scales are kept as float16; of small weights they would be too small for it.
+    static constexpr float kScaleUp = 256.0f;
+
+  private:
+    void put_codes(const std::uint8_t* row, std::size_t o) {
+        const std::size_t g = o / (kPanel * kGroup), width = group_width(g);
+        std::uint8_t* to = data_ + g * kGroup * kPanel * in_ * bits_ / 8 +
+                           (o / kPanel % kGroup * kPanel + o % kPanel) * 4;
+        const std::size_t step = width * kPanel * 4;  // bytes from one dword of an output to the next
+        for (std::size_t i = 0; i < in_; ++i) {
+            if (bits_ == 8) {
+                to[i / 4 * step + i % 4] = row[i];
+            } else {
+                std::uint8_t& both = to[i / 8 * step + i % 4];
+                both = std::uint8_t(both | row[i] << (i % 8 < 4 ? 0 : 4));
+            }
+        }
+    }
+
+    std::size_t scale_at(std::size_t o, std::size_t k) const {
+        const std::size_t g = o / (kPanel * kGroup), width = group_width(g);
+        return g * kGroup * kPanel * num_scales() + k * width * kPanel + o / kPanel % kGroup * kPanel + o % kPanel;
+    }
+
+    QM_AVX512 static std::uint16_t half(float value) {
+        return std::uint16_t(_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(value), 0), 0));
+    }
+
+    QM_AVX512 static float whole(std::uint16_t value) {
+        return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value)));
+    }
+
+    std::size_t out_ = 0, in_ = 0, panels_ = 0, group_ = 1;
+    int bits_ = 8;
+    std::uint8_t* data_ = nullptr;
+    std::uint16_t* scales_ = nullptr;
+    std::uint8_t* zeros_ = nullptr;
+    float* bias_ = nullptr;
+};
+
+// Rows rounded to 8 bits, group by group, the largest number of a group being 127.
+class RoundedRows {
+  public:
+    void round(Team& team, const Bf16* x, std::size_t num_rows, std::size_t in, std::size_t group) {
+        in_ = in;
+        num_groups_ = in / group;
+        codes_.at_least(num_rows * in);
+        scales_.at_least(num_rows * num_groups_);
+        sums_.at_least(num_rows * num_groups_);
+        const auto some = [&](std::size_t first, std::size_t last) {
+            for (std::size_t r = first; r < last; ++r) round_row(x + r * in, r, group);
+        };
+        if (num_rows < 16) {
+            some(0, num_rows);
+        } else {
+            team.share(num_rows, some);
+        }
+    }
+
+    const std::int8_t* codes(std::size_t row) const { return codes_.data() + row * in_; }
+    const float* scales(std::size_t row) const { return scales_.data() + row * num_groups_; }
+    const std::int32_t* sums(std::size_t row) const { return sums_.data() + row * num_groups_; }
+    std::size_t row_size() const { return in_; }
+    std::size_t num_groups() const { return num_groups_; }
+
+  private:
+    QM_AVX512 void round_row(const Bf16* x, std::size_t row, std::size_t group) {
+        std::int8_t* codes = codes_.data() + row * in_;
+        for (std::size_t k = 0; k < num_groups_; ++k) {
+            const Bf16* from = x + k * group;
+            __m512 largest = _mm512_setzero_ps();
+            for (std::size_t i = 0; i < group; i += 16) {
+                largest = _mm512_max_ps(largest, _mm512_abs_ps(widen16(from + i)));
+            }
+            const float most = _mm512_reduce_max_ps(largest);
+            const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
+            __m512i sum = _mm512_setzero_si512();
+            for (std::size_t i = 0; i < group; i += 16) {
+                const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(widen16(from + i), inverse));
+                sum = _mm512_add_epi32(sum, rounded);
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + k * group + i),
+                                 _mm512_cvtepi32_epi8(rounded));
+            }
+            scales_.data()[row * num_groups_ + k] = most / (127.0f * IntWeight::kScaleUp);
+            sums_.data()[row * num_groups_ + k] = _mm512_reduce_add_epi32(sum);
+        }
+    }
+
+    std::size_t in_ = 0, num_groups_ = 0;
+    Scratch<std::int8_t> codes_;
+    Scratch<float> scales_;
+    Scratch<std::int32_t> sums_;
+};
+
+// One group of panels of a weight.
+struct IntPanels {
+    const std::uint8_t* data;
+    const std::uint16_t* scales;
+    const std::uint8_t* zeros;
+    const float* bias;
+    std::size_t group, num_scales, num_outputs;
+};
+
+template <int kBits, int kRows, int kPanels>
+QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
+                                 const Target& to) {
+    const __m512i low_half = _mm512_set1_epi8(0x0F);
+    const std::uint8_t* weight = panels.data;
+    __m512 totals[kRows][kPanels];
+    const std::int8_t* codes[kRows];
+    QM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+        codes[r] = rows.codes(first_row + r);
+        QM_UNROLL
+        for (int n = 0; n < kPanels; ++n) totals[r][n] = _mm512_setzero_ps();
+    }
+    for (std::size_t k = 0; k < panels.num_scales; ++k) {
+        __m512i sums[kRows][kPanels];
+        QM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            const std::int32_t zero = panels.zeros == nullptr ? 1 << (kBits - 1) : 0;
+            const __m512i start = _mm512_set1_epi32(-zero * rows.sums(first_row + r)[k]);
+            QM_UNROLL
+            for (int n = 0; n < kPanels; ++n) sums[r][n] = start;
+        }
+        for (std::size_t i = 0; i < panels.group; i += 32 / kBits) {
+            QM_UNROLL
+            for (int half = 0; half < 8 / kBits; ++half) {
+                __m512i columns[kPanels];
+                QM_UNROLL
+                for (int n = 0; n < kPanels; ++n) {
+                    columns[n] = _mm512_load_si512(weight + n * kPanel * 4);
+                    if constexpr (kBits == 4) {
+                        if (half == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
+                        columns[n] = _mm512_and_si512(columns[n], low_half);
+                    }
+                }
+                QM_UNROLL
+                for (int r = 0; r < kRows; ++r) {
+                    std::int32_t four;
+                    std::memcpy(&four, codes[r] + i + 4 * half, sizeof four);
+                    const __m512i each = _mm512_set1_epi32(four);
+                    QM_UNROLL
+                    for (int n = 0; n < kPanels; ++n) {
+                        sums[r][n] = _mm512_dpbusd_epi32(sums[r][n], columns[n], each);
+                    }
+                }
+            }
+            weight += kPanels * kPanel * 4;
+        }
+        QM_UNROLL
+        for (int r = 0; r < kRows; ++r) codes[r] += panels.group;
+        QM_UNROLL
+        for (int n = 0; n < kPanels; ++n) {
+            const std::size_t at = (k * kPanels + n) * kPanel;
+            const __m512 scale = _mm512_cvtph_ps(
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panels.scales + at)));
+            __m512 zero = _mm512_setzero_ps();
+            if (panels.zeros != nullptr) {
+                zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
+                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(panels.zeros + at))));
+            }
+            QM_UNROLL
+            for (int r = 0; r < kRows; ++r) {
+                __m512 sum = _mm512_cvtepi32_ps(sums[r][n]);
+                if (panels.zeros != nullptr) {
+                    const float all = float(rows.sums(first_row + r)[k]);
+                    sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(all), sum);
+                }
+                const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales(first_row + r)[k]));
+                totals[r][n] = _mm512_fmadd_ps(sum, both, totals[r][n]);
+            }
+        }
+    }
+    QM_UNROLL
+    for (int n = 0; n < kPanels; ++n) {
+        QM_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            put_sums(totals[r][n], n, panels.bias, to, r, panels.num_outputs);
+        }
+    }
+}
+
+template <int kBits, int kPanels>
+void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::size_t num_rows,
+                       const Target& to) {
+    const std::size_t num_tiles = (num_rows + kIntTileRows - 1) / kIntTileRows;
+    for (std::size_t tile = 0; tile < num_tiles; ++tile) {
+        const std::size_t first = num_rows * tile / num_tiles;
+        const Target part{to.data + first * to.stride, to.stride, to.adds};
+        switch (num_rows * (tile + 1) / num_tiles - first) {
+            case 1: multiply_int_tile<kBits, 1, kPanels>(panels, rows, first, part); break;
+            case 2: multiply_int_tile<kBits, 2, kPanels>(panels, rows, first, part); break;
+            case 3: multiply_int_tile<kBits, 3, kPanels>(panels, rows, first, part); break;
+            default: multiply_int_tile<kBits, 4, kPanels>(panels, rows, first, part);
+        }
+    }
+}
+
+template <int kBits>
+void multiply_int(Team& team, const IntWeight& weight, const RoundedRows& rows, std::size_t num_rows,
+                  const Target& to) {
+    team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
+        for (std::size_t g = first; g < last; ++g) {
+            const std::size_t column = g * kGroup * kPanel;
+            const IntPanels panels{weight.data(g),      weight.scales(g),    weight.zeros(g),
+                                   weight.bias(g),      weight.group(),      weight.num_scales(),
+                                   weight.out() - column};
+            const Target part{to.data + column, to.stride, to.adds};
+            switch (weight.group_width(g)) {
+                case 1: multiply_int_rows<kBits, 1>(panels, rows, num_rows, part); break;
+                case 2: multiply_int_rows<kBits, 2>(panels, rows, num_rows, part); break;
+                case 3: multiply_int_rows<kBits, 3>(panels, rows, num_rows, part); break;
+                default: multiply_int_rows<kBits, 4>(panels, rows, num_rows, part);
+            }
+        }
+    });
+}
+
+// x: [num_rows, weight.in()]; to: [num_rows, weight.out()]. rows: for the rounded x.
+inline void multiply(Team& team, const IntWeight& weight, const Bf16* x, std::size_t num_rows,
+                     const Target& to, RoundedRows& rows) {
+    if (num_rows == 0) return;
+    rows.round(team, x, num_rows, weight.in(), weight.group());
+    if (weight.bits() == 8) {
+        multiply_int<8>(team, weight, rows, num_rows, to);
+    } else {
+        multiply_int<4>(team, weight, rows, num_rows, to);
+    }
+}
+
+}  // namespace quickmatch::decoder
+#endif

@@ -1,0 +1,152 @@
+"""The native pass on weights of few bits, beside torch's on the same rounded weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from quickmatch.core.errors import ModelLoadError
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.core.shipped import SHIPPED_MODEL, model_source
+from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.config import EngineConfig, Quantization
+from quickmatch.engine.engine import Engine
+from quickmatch.engine.model_config import read_model_config
+from quickmatch.engine.native_pass import NativePass, why_not_native
+from quickmatch.engine.quantization.formats import FORMATS, find_format
+from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.torch_pass import TorchPass
+from quickmatch.engine.wire import Generate
+from tests.parity.test_native_pass import (
+    CPU,
+    KINDS,
+    SIZE,
+    TABLES,
+    folders,
+    run,
+    span_of,
+    steps,
+    text_of,
+)
+
+__all__ = ["folders"]  # a fixture
+
+
+def native_of(folder: Path, form: str) -> NativePass:
+    model = read_model_config(folder)
+    reason = why_not_native(model, SIZE, dtype=torch.bfloat16, device=CPU)
+    if reason is not None:
+        pytest.skip(reason)
+    return NativePass(folder, model, SIZE, num_threads=2, form=find_format(form))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_those_of_the_rounded_weights(
+    kind: str, form: str, folders: dict[str, Path]
+) -> None:
+    native, model = native_of(folders[kind], form), read_model_config(folders[kind])
+    right_of = TorchPass(
+        folders[kind], model, SIZE, dtype=torch.float32, device=CPU, form=find_format(form)
+    )
+    unrounded_of = TorchPass(folders[kind], model, SIZE, dtype=torch.float32, device=CPU)
+    for batch in steps():
+        right, unrounded = run(right_of, batch), run(unrounded_of, batch)
+        error = (run(native, batch) - right).abs().mean()
+        assert error < 0.06 * right.abs().mean()  # of rows in 8 bits, and bfloat16 between products
+        if form != "int8":
+            assert error < 0.5 * (right - unrounded).abs().mean()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_row_has_the_same_bits_alone_beside_others_and_in_a_tree(
+    form: str, folders: dict[str, Path]
+) -> None:
+    native = native_of(folders["qwen2"], form)
+    text = text_of(9, 330)
+    prompt = StepBatch([], [], [], [])
+    span_of(prompt, text[:290], 0, TABLES[0])
+    run(native, prompt)
+    alone = []
+    for i in range(290, 300):
+        one = StepBatch([], [], [], [])
+        span_of(one, text[: i + 1], i, TABLES[0])
+        alone.append(run(native, one)[0])
+    beside = StepBatch([], [], [], [])
+    span_of(beside, text_of(3, 45), 0, TABLES[1])
+    span_of(beside, text[:300], 290, TABLES[0])
+    assert torch.equal(run(native, beside)[45:], torch.stack(alone))
+    tree, path, parent = DraftTree(), [], -1
+    for token in text[291:300]:
+        tree.add(3, parent, 0.5, Source.HEAD)
+        tree.add(token, parent, 0.5, Source.HEAD)
+        parent = len(tree) - 1
+        path.append(1 + parent)
+    drafted = StepBatch([], [], [], [])
+    span_of(drafted, text, 290, TABLES[0], tree=tree)
+    assert torch.equal(run(native, drafted)[[0, *path]], torch.stack(alone))
+
+
+def texts_of(quantization: Quantization, drafters: tuple[str, ...]) -> list[list[int]]:
+    """What the shipped model says to a few prompts, some after the index has seen them."""
+    config = EngineConfig(
+        model=model_source(SHIPPED_MODEL),
+        quantization=quantization,
+        max_model_len=512,
+        speculation=SpeculationConfig(drafters=drafters, is_adaptive=False),
+    )
+    engine = Engine(ModelRunner(config), config)
+    out: list[list[int]] = []
+    for turn in range(2):
+        for i, temperature in enumerate((0.0, 0.0, 0.9)):
+            sampling = SamplingParams(temperature=temperature, seed=i, max_tokens=40)
+            prompt = [5 + i, 90, 300 + i, 17, 90, 300 + i]
+            request = Generate(request_id=f"{turn}.{i}", prompt_token_ids=prompt, sampling=sampling)
+            assert engine.add(request) is None
+        said: dict[str, list[int]] = {}
+        while engine.has_work:
+            for event in engine.step():
+                said.setdefault(event.request_id, []).extend(event.token_ids)
+        out += said.values()
+    if drafters:
+        stats = engine.stats().speculation
+        assert stats is not None
+        assert stats.num_accepted > 40
+    return out
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_speculation_changes_no_token_of_a_quantized_model(quantization: Quantization) -> None:
+    plain = texts_of(quantization, ())
+    assert texts_of(quantization, ("suffix",)) == plain
+    assert plain != texts_of("none", ())  # Guards: the setting does nothing
+
+
+def test_weights_take_the_bytes_of_their_format(folders: dict[str, Path]) -> None:
+    sizes = {}
+    for form in ("int8", "int4"):
+        native = native_of(folders["llama-tied-mha"], form)
+        sizes[form] = native.num_bytes
+    model = read_model_config(folders["llama-tied-mha"])
+    dense = NativePass(folders["llama-tied-mha"], model, SIZE).num_bytes
+    assert sizes["int8"] < 0.55 * dense
+    assert sizes["int4"] < 0.7 * sizes["int8"]
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(Exception, match="int8"):
+        find_format("int3")
+
+
+def test_quantized_twice_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    source = folders["qwen2"]
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = (tmp_path / "config.json").read_text()
+    stored = '"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32},'
+    (tmp_path / "config.json").write_text(config.replace("{", "{" + stored, 1))
+    model = read_model_config(tmp_path)
+    with pytest.raises(ModelLoadError, match="already"):
+        TorchPass(tmp_path, model, SIZE, dtype=torch.float32, device=CPU, form=find_format("int8"))
