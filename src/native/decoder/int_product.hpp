@@ -40,7 +40,8 @@ class IntWeight {
   public:
     IntWeight() = default;
     // bias: [out] bfloat16, or null. A stored group's inputs are a multiple of 16.
-    IntWeight(Arena& arena, const Codes& from, const Bf16* bias, std::size_t out, std::size_t in)
+    IntWeight(Arena& arena, const Codes& from, const Bf16* bias, std::size_t out, std::size_t in,
+              Team* team = nullptr)
         : out_(out), in_(in), panels_((out + kPanel - 1) / kPanel), bits_(from.bits) {
         const std::size_t stored = in / from.num_groups;
         group_ = std::min(stored, kMostGrouped);
@@ -50,8 +51,15 @@ class IntWeight {
         scales_ = arena.take<std::uint16_t>(scales);
         if (from.zeros != nullptr) zeros_ = arena.take<std::uint8_t>(scales);
         if (bias != nullptr) bias_ = arena.take<float>(lanes);
+        const auto pack = [&](std::size_t first, std::size_t last) {
+            for (std::size_t panel = first; panel < last; ++panel) pack_panel(from.codes, panel);
+        };
+        if (team == nullptr) {
+            pack(0, panels_);
+        } else {
+            team->share(panels_, pack);
+        }
         for (std::size_t o = 0; o < out; ++o) {
-            put_codes(from.codes + o * in, o);
             for (std::size_t k = 0; k < num_scales(); ++k) {
                 const std::size_t at = scale_at(o, k), own = o * from.num_groups + k * from.num_groups / num_scales();
                 scales_[at] = half(from.scales[own] * kScaleUp);
@@ -98,18 +106,17 @@ class IntWeight {
     static constexpr float kScaleUp = 256.0f;
 
   private:
-    void put_codes(const std::uint8_t* row, std::size_t o) {
-        const std::size_t g = o / (kPanel * kGroup), width = group_width(g);
-        std::uint8_t* to = data_ + g * kGroup * kPanel * in_ * bits_ / 8 +
-                           (o / kPanel % kGroup * kPanel + o % kPanel) * 4;
-        const std::size_t step = width * kPanel * 4;  // bytes from one dword of an output to the next
-        for (std::size_t i = 0; i < in_; ++i) {
-            if (bits_ == 8) {
-                to[i / 4 * step + i % 4] = row[i];
-            } else {
-                std::uint8_t& both = to[i / 8 * step + i % 4];
-                both = std::uint8_t(both | row[i] << (i % 8 < 4 ? 0 : 4));
+    QM_AVX512 void pack_panel(const std::uint8_t* codes, std::size_t panel) {
+        const std::size_t o = panel * kPanel, g = panel / kGroup;
+        const std::uint8_t* from = codes + o * in_;
+        std::uint8_t* to = data_ + g * kGroup * kPanel * in_ * bits_ / 8 + panel % kGroup * kPanel * 4;
+        for (std::size_t i = 0; i < in_; i += 32 / bits_, to += group_width(g) * kPanel * 4) {
+            __m512i column = take_column(from + i, in_, out_ - o);
+            if (bits_ == 4) {
+                const __m512i high = take_column(from + i + 4, in_, out_ - o);
+                column = _mm512_or_si512(column, _mm512_slli_epi16(high, 4));
             }
+            _mm512_store_si512(to, column);
         }
     }
 

@@ -34,11 +34,12 @@ const Value* at(Address address) {
 using MatrixParts = std::tuple<int, Address, Address, Address, std::size_t>;
 
 Matrix make_matrix(Arena& arena, const MatrixParts& parts, Address bias, std::size_t out,
-                   std::size_t in) {
+                   std::size_t in, Team& team) {
+    team.set_active(true);
     const auto [bits, data, scales, zeros, num_groups] = parts;
-    if (bits == 16) return Weight(arena, at<Bf16>(data), at<Bf16>(bias), out, in);
+    if (bits == 16) return Weight(arena, at<Bf16>(data), at<Bf16>(bias), out, in, &team);
     const Codes codes{at<std::uint8_t>(data), at<float>(scales), at<std::uint8_t>(zeros), num_groups, bits};
-    return IntWeight(arena, codes, at<Bf16>(bias), out, in);
+    return IntWeight(arena, codes, at<Bf16>(bias), out, in, &team);
 }
 
 std::vector<float> floats(Address address, std::size_t size) {
@@ -71,7 +72,8 @@ struct Handle {
     void set_ends(Address embedding, const MatrixParts& lm_head, Address norm, Address cos,
                   Address sin) {
         decoder.set_embedding(at<Bf16>(embedding));
-        decoder.set_lm_head(make_matrix(decoder.arena(), lm_head, 0, shape.vocab, shape.hidden));
+        decoder.set_lm_head(make_matrix(decoder.arena(), lm_head, 0, shape.vocab, shape.hidden,
+                                         decoder.team()));
         decoder.set_final_norm(at<float>(norm));
         decoder.set_rotary(at<float>(cos), at<float>(sin));
     }
@@ -93,7 +95,8 @@ struct Handle {
             head_norms, (shape.heads.num_query + shape.heads.num_kv) * shape.heads.dim);
         for (std::size_t i = 0; i < kNumPlaces; ++i) {
             const auto [out, in] = places()[i];
-            layer.weights[i] = make_matrix(decoder.arena(), weights.at(i), biases.at(i), out, in);
+            layer.weights[i] = make_matrix(decoder.arena(), weights.at(i), biases.at(i), out, in,
+                                           decoder.team());
         }
         decoder.add_layer(std::move(layer));
     }

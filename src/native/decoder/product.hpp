@@ -26,26 +26,34 @@ constexpr std::size_t kPanel = 16;       // outputs of a panel
 constexpr std::size_t kGroup = 4;        // panels that stand together
 constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32 registers
 
+// Sixteen dwords, one of each of up to sixteen rows that lie `stride` bytes apart; 0 beyond those.
+QM_AVX512_INLINE __m512i take_column(const void* first, std::size_t stride, std::size_t num_rows) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(std::int32_t(stride)));
+    const __mmask16 mask = num_rows >= kPanel ? 0xFFFF : (1u << num_rows) - 1;
+    return _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, offsets, first, 1);
+}
+
 class Weight {
   public:
     Weight() = default;
     // from: [out, in] bfloat16, row after row. bias: [out] bfloat16, or null. The arena outlives it.
-    Weight(Arena& arena, const Bf16* from, const Bf16* bias, std::size_t out, std::size_t in)
+    // team: who shares the packing; null: the caller alone.
+    Weight(Arena& arena, const Bf16* from, const Bf16* bias, std::size_t out, std::size_t in,
+           Team* team = nullptr)
         : out_(out),
           pairs_((in + 1) / 2),
           panels_((out + kPanel - 1) / kPanel),
           data_(arena.take<std::uint32_t>(panels_ * pairs_ * kPanel)),
           bias_(bias == nullptr ? nullptr : arena.take<float>(panels_ * kPanel)) {
-        for (std::size_t o = 0; o < out; ++o) {
-            std::uint32_t* column = group(o / (kPanel * kGroup)) + o % kPanel;
-            const std::size_t in_group = o / kPanel % kGroup;
-            const std::size_t width = group_width(o / (kPanel * kGroup));
-            for (std::size_t p = 0; p < pairs_; ++p) {
-                const std::uint32_t low = from[o * in + 2 * p];
-                const std::uint32_t high = 2 * p + 1 < in ? from[o * in + 2 * p + 1] : 0;
-                column[(p * width + in_group) * kPanel] = low | high << 16;
-            }
-            if (bias != nullptr) bias_[o] = decoder::widen(bias[o]);
+        for (std::size_t o = 0; bias != nullptr && o < out; ++o) bias_[o] = decoder::widen(bias[o]);
+        const auto pack = [&](std::size_t first, std::size_t last) {
+            for (std::size_t panel = first; panel < last; ++panel) pack_panel(from, panel, in);
+        };
+        if (team == nullptr) {
+            pack(0, panels_);
+        } else {
+            team->share(panels_, pack);
         }
     }
 
@@ -64,6 +72,19 @@ class Weight {
     const float* bias() const { return bias_; }
 
   private:
+    QM_AVX512 void pack_panel(const Bf16* from, std::size_t panel, std::size_t in) {
+        const std::size_t o = panel * kPanel, width = group_width(panel / kGroup);
+        std::uint32_t* to = group(panel / kGroup) + panel % kGroup * kPanel;
+        for (std::size_t p = 0; p < in / 2; ++p) {
+            const __m512i column = take_column(from + o * in + 2 * p, in * sizeof(Bf16), out_ - o);
+            _mm512_store_si512(to + p * width * kPanel, column);
+        }
+        if (in % 2 == 0) return;
+        for (std::size_t r = 0; r < std::min(kPanel, out_ - o); ++r) {
+            to[in / 2 * width * kPanel + r] = from[(o + r) * in + in - 1];
+        }
+    }
+
     std::size_t out_ = 0, pairs_ = 0, panels_ = 0;
     std::uint32_t* data_ = nullptr;
     float* bias_ = nullptr;

@@ -85,7 +85,8 @@ def make_pass(
     """Load a model's weights into the faster pass that can run it here.
 
     num_threads: of the native pass, which uses them where a step is large enough; torch has its
-    own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming what is wrong with the folder.
+    own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming
+    what is wrong with the folder.
     """
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass

@@ -40,6 +40,7 @@ INT4_ASYMMETRIC = WeightFormat(name="int4-asym", bits=4, group_size=32, is_symme
 FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC)}
 
 _LEAST_GROUP = 16
+_CHUNK = 1 << 18  # numbers that are rounded at a time
 _LEAST_SCALE = 2.0**-20  # of a group of zeros; float16 times 2^8, as kernels keep it, holds it
 
 
@@ -96,11 +97,25 @@ def group_size_of(wanted: int, num_inputs: int) -> int:
 
 def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
     """Round a matrix [out, in] to the nearest codes. Raises ConfigError on an odd width."""
-    size = group_size_of(form.group_size, weight.shape[1])
-    grouped = in_groups(weight.float(), size)
-    scales, zeros = group_scales(grouped, form)
-    codes = to_codes(grouped, scales[..., None], None if zeros is None else zeros[..., None], form)
-    return QuantizedTensor(codes.flatten(1), scales, zeros, form.bits)
+    out, num_inputs = weight.shape
+    size = group_size_of(form.group_size, num_inputs)
+    shape, device = (out, num_inputs // size), weight.device
+    codes = torch.empty(out, num_inputs, dtype=torch.uint8, device=device)
+    scales = torch.empty(shape, device=device)
+    zeros = None
+    if not form.is_symmetric:
+        zeros = torch.empty(shape, dtype=torch.uint8, device=device)
+    step = max(1, _CHUNK // num_inputs)  # rows at a time, so that what is between stays in cache
+    for first in range(0, out, step):
+        rows = slice(first, first + step)
+        grouped = in_groups(weight[rows].float(), size)
+        scale, zero = group_scales(grouped, form)
+        scales[rows] = scale
+        if zeros is not None and zero is not None:
+            zeros[rows] = zero
+            zero = zero[..., None]
+        codes[rows] = to_codes(grouped, scale[..., None], zero, form).flatten(1)
+    return QuantizedTensor(codes, scales, zeros, form.bits)
 
 
 def in_groups(weight: Tensor, size: int) -> Tensor:
@@ -122,8 +137,8 @@ def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | 
 def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat) -> Tensor:
     """Return the nearest codes, uint8; scales and zeros broadcast over weight."""
     offset = form.zero if zeros is None else zeros.float()
-    codes = (weight.float() / scales).round() + offset
-    return codes.clamp(0, form.largest).to(torch.uint8)
+    codes = (weight.float() / scales).round_().add_(offset)
+    return codes.clamp_(0, form.largest).to(torch.uint8)
 
 
 def join(parts: list[QuantizedTensor]) -> QuantizedTensor:

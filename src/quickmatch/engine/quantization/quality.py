@@ -1,0 +1,114 @@
+"""What few bits cost: a model and its quantized self side by side on the same text.
+
+Owns the measure. Both run as they are served, one after the other so that one is in memory at a
+time: the same pass, the same kernels. Of every token but a text's first, the two say which token
+they hold likeliest and how likely the text's own is. Knows no text, only token ids.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.batch import Span, StepBatch
+from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.folder import resolve_model
+from quickmatch.engine.model_config import read_model_config
+from quickmatch.engine.runner import ModelRunner
+
+Progress = Callable[[int, int], None]  # tokens done, of so many
+_CHUNK_TOKENS = 128  # whose logits are held at once
+_LEAST_LEN = 16  # tokens of context, which the engine asks for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How far a quantized model is from its reference. Perplexities are a token's."""
+
+    top1_agreement: float  # share of tokens that both hold likeliest, 0 to 1
+    perplexity_reference: float
+    perplexity_quantized: float
+    num_tokens: int  # that were foretold
+
+
+def compare(
+    reference: EngineConfig,
+    quantized: EngineConfig,
+    sequences: Sequence[Sequence[int]],
+    *,
+    progress: Progress | None = None,
+) -> Quality:
+    """Measure two models on the same texts.
+
+    reference, quantized: what to load, a folder or a format to round to at loading; what they
+    say of memory and lengths is set here. sequences: token ids; texts longer than the model's
+    context are cut, those of one token left out. Raises ConfigError where nothing is left,
+    ModelLoadError as loading does.
+    """
+    texts = [list(ids) for ids in sequences if len(ids) > 1]
+    if not texts:
+        raise ConfigError("there is no text of two tokens or more to measure on; give more text")
+    total = 2 * sum(map(len, texts))
+    done = 0
+
+    def advance(num_tokens: int) -> None:
+        nonlocal done
+        done += num_tokens
+        if progress is not None:
+            progress(done, total)
+
+    first = _measure(reference, texts, advance)
+    second = _measure(quantized, texts, advance)
+    agreed = sum(int((a == b).sum()) for a, b in zip(first.best, second.best, strict=True))
+    num_tokens = sum(map(len, first.best))
+    return Quality(
+        top1_agreement=agreed / num_tokens,
+        perplexity_reference=math.exp(first.loss / num_tokens),
+        perplexity_quantized=math.exp(second.loss / num_tokens),
+        num_tokens=num_tokens,
+    )
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What one model says of the texts."""
+
+    best: list[Tensor]  # the likeliest token at each place of each text, on the CPU
+    loss: float  # nats, over all places
+
+
+def _measure(
+    config: EngineConfig, texts: list[list[int]], advance: Callable[[int], None]
+) -> _Measured:
+    limit = read_model_config(resolve_model(config.model)).max_model_len
+    length = min(max(_LEAST_LEN, *map(len, texts)), limit)
+    # One sequence of that length: the keys and values take no more memory than they need.
+    runner = ModelRunner(replace(config, max_model_len=length, max_num_seqs=1))
+    measured = _Measured([], 0.0)
+    for text in texts:
+        ids, found = text[:length], []
+        for start in range(0, len(ids), _CHUNK_TOKENS):
+            end = min(start + _CHUNK_TOKENS, len(ids))
+            following = ids[start + 1 : end + 1]
+            logits = _logits(runner, ids, start, end)[: len(following)].float()
+            own = torch.tensor(following, device=logits.device)
+            measured.loss += float(F.cross_entropy(logits, own, reduction="sum"))
+            found.append(logits.argmax(-1).cpu())
+            advance(end - start)
+        measured.best.append(torch.cat(found))
+    return measured
+
+
+def _logits(runner: ModelRunner, ids: list[int], start: int, end: int) -> Tensor:
+    """Return the logits after each of the tokens start..end: [end - start, vocab]."""
+    size = runner.block_size
+    slots = list(range(start, end))  # the text lies in the first blocks, in order
+    blocks = list(range(-(-end // size)))
+    span = Span(0, end - start, start, blocks, -1, None)
+    batch = StepBatch(ids[start:end], slots, slots, [span])
+    # Every row is asked for, as a head's training does; the hidden states are not used.
+    return runner.features(batch, (0,), list(range(end - start)))[1]
