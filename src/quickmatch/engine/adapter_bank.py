@@ -12,7 +12,7 @@ class AdapterBank:
     """Version ids and rows; what an adapter adds to a step is the decoder's (forward_pass.py)."""
 
     def __init__(self, max_adapters: int) -> None:
-        self._max_adapters = max_adapters
+        self.max_adapters = max_adapters
         self._row_of: dict[str, int] = {}
 
     @property
@@ -28,7 +28,7 @@ class AdapterBank:
         """Raise Conflict if the id is taken or no row is free."""
         if adapter_id in self._row_of:
             raise Conflict(f"adapter {adapter_id} is already loaded; unload it first")
-        if len(self._row_of) >= self._max_adapters:
+        if len(self._row_of) >= self.max_adapters:
             raise Conflict(
                 f"{len(self._row_of)} adapters are loaded, as many as max_adapters allows; "
                 "unload one or raise max_adapters"
@@ -38,7 +38,7 @@ class AdapterBank:
         """Give an adapter a row and return its number."""
         self.check_room(adapter_id)
         taken = set(self._row_of.values())
-        row = next(r for r in range(self._max_adapters) if r not in taken)
+        row = next(r for r in range(self.max_adapters) if r not in taken)
         self._row_of[adapter_id] = row
         return row
 

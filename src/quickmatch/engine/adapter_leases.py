@@ -1,8 +1,10 @@
-"""Which loaded adapters are in use, and which wait to be forgotten.
+"""Which loaded adapters are in use, which are in memory, and which wait to be forgotten.
 
-Owns: one entry a loaded adapter version, with the number of live sequences that came with it. It
-does not load anything. An adapter that is to be unloaded takes no new sequence, and goes when
-the last one that holds it has ended; so a request in flight keeps the version it came with.
+Owns: one entry a loaded adapter version, with the number of live sequences that came with it and
+whether its weights are in memory or only on disk. It does not load anything. An adapter that is to
+be unloaded takes no new sequence, and goes when the last one that holds it has ended; so a request
+in flight keeps the version it came with. Of those that nobody uses, the one that was used longest
+ago makes room for another.
 
 Invariant: every load has a number of its own, even of the same id again, so that KV computed with
 an earlier load of an id is never taken for a later one's.
@@ -14,7 +16,10 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class _Lease:
     version: int  # from 1; 0 stands for the base model in prefix digests
+    path: str  # the folder of its weights
+    last_use: int  # counts up with every use of any
     num_sequences: int = 0
+    is_in_memory: bool = True
     is_retiring: bool = False
 
 
@@ -24,16 +29,43 @@ class AdapterLeases:
     def __init__(self) -> None:
         self._leases: dict[str, _Lease] = {}
         self._num_loads = 0
+        self._num_uses = 0
 
     @property
     def available(self) -> list[str]:
         """Adapters that new sequences may use."""
         return [name for name, lease in self._leases.items() if not lease.is_retiring]
 
-    def opened(self, adapter: str) -> None:
+    def opened(self, adapter: str, path: str) -> None:
         """Record that an adapter was loaded."""
         self._num_loads += 1
-        self._leases[adapter] = _Lease(version=self._num_loads)
+        self._leases[adapter] = _Lease(version=self._num_loads, path=path, last_use=self._use())
+
+    def _use(self) -> int:
+        self._num_uses += 1
+        return self._num_uses
+
+    # ---- memory
+
+    def path_to_read(self, adapter: str) -> str | None:
+        """Return the folder to read an adapter from before it is used; None: it is in memory."""
+        lease = self._leases[adapter]
+        return None if lease.is_in_memory else lease.path
+
+    def set_in_memory(self, adapter: str, *, is_in_memory: bool) -> None:
+        """Record that an adapter's weights were read again, or given up."""
+        self._leases[adapter].is_in_memory = is_in_memory
+
+    def longest_unused(self) -> str | None:
+        """Return which adapter in memory, of those without a sequence, was used longest ago."""
+        idle = [
+            (lease.last_use, name)
+            for name, lease in self._leases.items()
+            if lease.is_in_memory and not lease.num_sequences
+        ]
+        return min(idle)[1] if idle else None
+
+    # ---- use
 
     def __contains__(self, adapter: object) -> bool:
         """Whether it is loaded, be it only for the sequences that still hold it."""
@@ -48,6 +80,7 @@ class AdapterLeases:
         """Count one more sequence; return the load's number. KeyError if it is not loaded."""
         lease = self._leases[adapter]
         lease.num_sequences += 1
+        lease.last_use = self._use()
         return lease.version
 
     def give_back(self, adapter: str) -> bool:

@@ -26,7 +26,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 1024  # new tokens in one step: the prefill chunk's bound
     max_queue_len: int = 512  # waiting sequences; beyond it a request is refused with 429
     enable_prefix_caching: bool = True
-    max_adapters: int = 32
+    max_adapters: int = 128  # in memory; of more, the ones that were used longest ago wait on disk
     max_lora_rank: int = 64
     num_threads: int | None = None  # None: one for a small model on a CPU, else all cores
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)

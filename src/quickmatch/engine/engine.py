@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from quickmatch.core.clock import Clock, monotonic
-from quickmatch.core.errors import ConfigError
+from quickmatch.core.errors import ConfigError, QuickmatchError
 from quickmatch.engine.adapter_leases import AdapterLeases
 from quickmatch.engine.admission import Refusal, check_request
 from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
@@ -51,8 +51,19 @@ class Runner(DraftRunner, Protocol):
     def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
         """Load an adapter; return what is worth telling. Raises ConfigError."""
 
-    def unload_adapter(self, adapter_id: str) -> None:
-        """Forget an adapter. No sequence of a later batch uses its row."""
+    def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:
+        """Forget an adapter, its head too unless it is to come back.
+
+        No sequence of a later batch uses its row.
+        """
+
+    @property
+    def max_adapters(self) -> int:
+        """Adapters that may be in memory at once."""
+
+    @property
+    def num_adapters(self) -> int:
+        """Adapters in memory."""
 
     def adapter_row(self, adapter_id: str) -> int:
         """Return its row; it stays the same while loaded. KeyError if unknown."""
@@ -181,9 +192,34 @@ class Engine:
                 f"adapter {adapter!r} is loaded already, or still held by requests in flight; "
                 "load the new weights under a new version"
             )
+        self._make_room()
         detail = self.runner.load_adapter(adapter, path)
-        self._adapters.opened(adapter)
+        self._adapters.opened(adapter, path)
         return detail
+
+    def _make_room(self) -> None:
+        """Give up the weights of the adapter that was used longest ago, if memory is full.
+
+        Raises ConfigError if all that are in memory have sequences.
+        """
+        if self.runner.num_adapters < self.runner.max_adapters:
+            return
+        victim = self._adapters.longest_unused()
+        if victim is None:
+            raise ConfigError(
+                f"all {self.runner.max_adapters} adapters that max_adapters allows in memory are "
+                "in use; try again in a moment, or raise engine.max_adapters"
+            )
+        self.runner.unload_adapter(victim, keeps_head=True)
+        self._adapters.set_in_memory(victim, is_in_memory=False)
+
+    def _bring_to_memory(self, adapter: str) -> None:
+        """Read an adapter's weights again if others took their place. Raises QuickmatchError."""
+        path = self._adapters.path_to_read(adapter)
+        if path is not None:
+            self._make_room()
+            self.runner.load_adapter(adapter, path)
+            self._adapters.set_in_memory(adapter, is_in_memory=True)
 
     def unload_adapter(self, adapter: str) -> dict[str, Any]:
         """Refuse new requests for it; forget it once those in flight are done.
@@ -192,8 +228,9 @@ class Engine:
         """
         if not self._adapters.is_available(adapter):
             raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
+        is_in_memory = self._adapters.path_to_read(adapter) is None
         is_free, num_sequences = self._adapters.retire(adapter)
-        if is_free:
+        if is_free and is_in_memory:
             self.runner.unload_adapter(adapter)
         return {"num_sequences": num_sequences}
 
@@ -210,6 +247,8 @@ class Engine:
         if adapter and not self._adapters.is_available(adapter):
             raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
         started = self._clock()
+        if adapter:
+            self._bring_to_memory(adapter)
         self.runner.put_draft(adapter, draft, head)
         self.speculator.head_changed()
         # Blocks that are shared from here on shall hold what this head has made of them, too.
@@ -242,12 +281,18 @@ class Engine:
         if request.adapter is not None and not self._adapters.is_available(request.adapter):
             message = f"adapter {request.adapter!r} is not loaded; {self._loaded_adapters()}"
             return Refusal("adapter_not_found", message)
-        return check_request(
+        refusal = check_request(
             request,
             vocab_size=self.runner.vocab_size,
             max_model_len=self.runner.max_model_len,
             kv_capacity_tokens=self.runner.num_blocks * self.runner.block_size,
         )
+        if refusal is None and request.adapter is not None:
+            try:
+                self._bring_to_memory(request.adapter)
+            except QuickmatchError as error:
+                return Refusal(None, error.message)
+        return refusal
 
     def _new_sequence(self, request: Generate) -> Sequence:
         params, prompt = request.sampling, request.prompt_token_ids

@@ -126,6 +126,16 @@ class ModelRunner:
         """Version ids of the loaded adapters."""
         return self._bank.ids
 
+    @property
+    def num_adapters(self) -> int:
+        """Adapters in memory."""
+        return len(self._bank.ids)
+
+    @property
+    def max_adapters(self) -> int:
+        """Adapters that may be in memory at once."""
+        return self._bank.max_adapters
+
     def adapter_row(self, adapter_id: str) -> int:
         """Return the row number for spans of this adapter. Raises KeyError if not loaded."""
         return self._bank.row(adapter_id)
@@ -150,6 +160,7 @@ class ModelRunner:
             )
         row = self._bank.add(adapter_id)
         self._pass.put_adapter(row, adapter.layers)
+        self.drafters.set_row(adapter_id, row)
         return {
             "row": row,
             "rank": adapter.rank,
@@ -158,10 +169,16 @@ class ModelRunner:
             "load_s": time.perf_counter() - started,
         }
 
-    def unload_adapter(self, adapter_id: str) -> None:
-        """Forget an adapter that no running sequence uses, and its head. KeyError if unknown."""
-        self._pass.drop_adapter(self._bank.remove(adapter_id))
-        if adapter_id in self.drafters.versions:
+    def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:
+        """Forget an adapter that no running sequence uses, and its head unless it is to stay.
+
+        Raises KeyError if it is unknown.
+        """
+        row = self._bank.remove(adapter_id)
+        self._pass.drop_adapter(row)
+        if keeps_head:
+            self.drafters.forget_row(row)
+        elif adapter_id in self.drafters.versions:
             self.drafters.drop_head(adapter_id)
 
     @torch.inference_mode()

@@ -39,7 +39,9 @@ class FakeRunner:
         max_model_len: int = 128,
         vocab_size: int = 53,
         eos_token_ids: tuple[int, ...] = (0,),
+        max_adapters: int = 8,
     ) -> None:
+        self.max_adapters = max_adapters
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.max_model_len = max_model_len
@@ -47,6 +49,7 @@ class FakeRunner:
         self.eos_token_ids = eos_token_ids
         self.batches: list[StepBatch] = []
         self.num_moved = 0  # accepted nodes that did not lie in their places
+        self.missing = {"missing"}  # paths of adapters that are not there
         self.loaded: dict[str, int] = {}  # adapter id -> row
         self._loads: dict[int, str] = {-1: "base"}  # row -> content
         self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
@@ -124,15 +127,20 @@ class FakeRunner:
     # ---- adapters
 
     def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
-        if path == "missing":
+        assert len(self.loaded) < self.max_adapters
+        if path in self.missing:
             raise ConfigError(f"{path} does not exist; check the path")
         row = next(r for r in range(len(self._loads)) if r not in self._loads)
         self.loaded[adapter_id] = row
         self._loads[row] = path
         return {"row": row}
 
-    def unload_adapter(self, adapter_id: str) -> None:
+    def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:  # noqa: ARG002
         del self._loads[self.loaded.pop(adapter_id)]
+
+    @property
+    def num_adapters(self) -> int:
+        return len(self.loaded)
 
     def adapter_row(self, adapter_id: str) -> int:
         return self.loaded[adapter_id]

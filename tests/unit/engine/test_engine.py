@@ -271,6 +271,57 @@ def test_adapter_errors_name_the_adapter_and_the_remedy() -> None:
         engine.load_adapter("a@1", "x")
 
 
+def test_more_adapters_than_memory_holds_take_turns() -> None:
+    # Guards: an adapter that came back in another row, or whose cached prefix is another's.
+    runner = FakeRunner(max_adapters=2, num_blocks=256)
+    engine = make_engine(runner)
+    names = [f"a@{i}" for i in range(5)]
+    for name in names:
+        engine.load_adapter(name, f"weights {name}")
+    assert engine.stats().adapters == names
+    prompt = list(range(1, 10))
+    for turn in range(3):
+        for name in names if turn % 2 else names[::-1]:
+            each = request("r", prompt, name, max_tokens=6)
+            assert engine.add(each) is None
+            right = runner.alone(prompt, each.sampling, content=f"weights {name}")
+            assert finish(engine)["r"] == right
+            assert len(runner.loaded) == 2
+    engine.unload_adapter("a@0")
+    assert engine.stats().adapters == names[1:]
+
+
+def test_the_adapter_used_longest_ago_makes_room_and_never_one_in_use() -> None:
+    runner = FakeRunner(max_adapters=2)
+    engine = make_engine(runner)
+    for name in "ab":
+        engine.load_adapter(name, name)
+    engine.add(request("1", [1], "a", max_tokens=4, ignore_eos=True))
+    engine.load_adapter("c", "c")
+    assert set(runner.loaded) == {"a", "c"}
+    engine.add(request("2", [1], "c", max_tokens=4, ignore_eos=True))
+    refused = engine.add(request("3", [1], "b"))
+    assert refused is not None
+    assert refused.error is not None
+    assert "all 2 adapters" in refused.error
+    finish(engine)
+    assert engine.add(request("4", [1], "b", max_tokens=2)) is None
+    assert set(runner.loaded) == {"b", "c"}
+
+
+def test_an_adapter_whose_folder_went_away_fails_its_own_request_only() -> None:
+    runner = FakeRunner(max_adapters=1)
+    engine = make_engine(runner)
+    engine.load_adapter("a", "a")
+    engine.load_adapter("b", "b")
+    runner.missing.add("a")
+    refused = engine.add(request("1", [1], "a"))
+    assert refused is not None
+    assert refused.error == "a does not exist; check the path"
+    assert engine.add(request("2", [1], "b", max_tokens=2)) is None
+    assert len(finish(engine)["2"][0]) == 2
+
+
 def test_stats_count_what_was_done() -> None:
     engine = make_engine()
     engine.add(request("r", [1] * 9, max_tokens=4, ignore_eos=True))

@@ -30,12 +30,12 @@ from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
+from quickmatch.engine.speculation.gathering import Gatherer
 from quickmatch.engine.speculation.host_time import HostTime
-from quickmatch.engine.speculation.merging import NO_DRAFT, Merged
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.rests import Rests
-from quickmatch.engine.speculation.step_drafts import StepDrafts, merge_drafts
+from quickmatch.engine.speculation.step_drafts import StepDrafts
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.turns import Turns
@@ -73,9 +73,10 @@ class Controller:
             raise ConfigError(f"speculation.max_depth is {config.max_depth}; at most {MAX_DEPTH}")
         self._costs = costs
         self._config = config
-        self._floor = config.min_path_probability if config.is_adaptive else 0.0
         self._verdicts = Verdicts()
         self._model = ModelUse(config.max_depth, config.max_draft_tokens)
+        floor = config.min_path_probability if config.is_adaptive else 0.0
+        self._gatherer = Gatherer(self._verdicts.calibration, self._model, floor)
         self._trials = Trials(costs)
         self._turns = Turns()
         self._rests = Rests()
@@ -196,7 +197,7 @@ class Controller:
         step.num_decoding = self._num_seqs = len(sequence_ids)
         self._check_turn(len(sequence_ids))
         if step.drafts is None or step.plan is not None:
-            step.drafts = self._gather(sequence_ids, trees, step.drafts)
+            step.drafts = self._gather(sequence_ids, trees)
         drafts, states = step.drafts, [self._states[i] for i in sequence_ids]
         price, chosen = self._choose(drafts, num_other_rows, max_rows)
         return drafts.take(
@@ -396,45 +397,19 @@ class Controller:
         return state
 
     def _gather(
-        self,
-        sequence_ids: Sequence[int],
-        trees: Sequence[Sequence[DraftTree]],
-        before: StepDrafts | None = None,
+        self, sequence_ids: Sequence[int], trees: Sequence[Sequence[DraftTree]]
     ) -> StepDrafts:
-        """Merge each sequence's drafts, with calibrated path probabilities.
-
-        before: of the same step, made before a model drafted by the step's plan.
-        """
-        merged: list[Merged] = []
-        plan = self._open().plan
-        for place, (sequence_id, drafts) in enumerate(zip(sequence_ids, trees, strict=True)):
-            if before is not None and plan is not None and sequence_id not in plan.sequence_ids:
-                merged.append(before.merged[place])
-                continue
-            state = self._state(sequence_id)
-            state.review(self._now)
-            some = [tree for tree in drafts if tree.token_ids]
-            state.drafted = self._merge(state, some) if some else None
-            merged.append(state.drafted or NO_DRAFT)
-        return StepDrafts(merged, self._floor)
-
-    def _merge(self, state: RequestState, trees: list[DraftTree]) -> Merged:
-        calibration, first = self._verdicts.calibration, trees[0]
-        if len(trees) == 1 and first.sources[0] not in MODEL_SOURCES:
-            likely = calibration.chain_probabilities(first, state.ratios, self._floor)
-            if likely is not None:
-                return Merged(first, likely, [], is_chain=True)
-        paths = [calibration.path_probabilities(t, state.ratios, self._floor) for t in trees]
-        for tree, path in zip(trees, paths, strict=True):
-            if tree.sources[0] in MODEL_SOURCES:
-                self._note_promise(state, tree, path)
-        return merge_drafts(trees, paths, calibration)
-
-    def _note_promise(self, state: RequestState, tree: DraftTree, paths: list[float]) -> None:
-        """Learn what a model's tree promises: what is too unlikely to be verified is no gain."""
-        plan, floor = self._open().plan, self._floor
-        likely = [p if p > floor else 0.0 for p in paths]
-        state.promised(*self._model.promised(1 if plan is None else plan.width, tree, likely))
+        """Merge each sequence's drafts, anew only for those that the step's model drafted for."""
+        step = self._open()
+        states = [self._state(i) for i in sequence_ids]
+        if step.drafts is not None and step.plan is not None:
+            planned = step.plan.sequence_ids
+            merged = step.drafts.merged
+            kept = [None if i in planned else m for i, m in zip(sequence_ids, merged, strict=True)]
+        else:
+            kept = [None] * len(states)
+        width = 1 if step.plan is None else step.plan.width
+        return self._gatherer.gather(states, trees, kept, now=self._now, width=width)
 
     def _plan_model(
         self,

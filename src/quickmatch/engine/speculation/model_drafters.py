@@ -75,6 +75,15 @@ class ModelDrafters:
         self._adapter_of_row[adapter_row] = adapter
         self._choose_aux_layers()
 
+    def set_row(self, adapter: str, adapter_row: int) -> None:
+        """An adapter has been loaded, into this row; its head, if it has one, goes on."""
+        if adapter in self._heads:
+            self._adapter_of_row[adapter_row] = adapter
+
+    def forget_row(self, adapter_row: int) -> None:
+        """An adapter's weights have gone, and may come back; its head stays."""
+        self._adapter_of_row.pop(adapter_row, None)
+
     def drop_head(self, adapter: str) -> None:
         """Forget an adapter's head. Raises ConfigError if there is none."""
         if adapter not in self._heads:

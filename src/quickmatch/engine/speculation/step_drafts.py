@@ -5,24 +5,14 @@ are worth it: it hands out the pool, and cuts the trees to what was chosen of it
 """
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
-from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.costs import CostTable
-from quickmatch.engine.speculation.merging import Merged, merge
+from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.model_use import Outlook
 from quickmatch.engine.speculation.pool import Pool, cut, in_line
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
-
-
-def merge_drafts(
-    drafts: Sequence[DraftTree], paths: Sequence[list[float]], calibration: Calibration
-) -> Merged:
-    """Return one sequence's non-empty drafts as one tree; paths: their path probabilities."""
-    if len(drafts) == 1:
-        return Merged(drafts[0], paths[0], [])
-    return merge(drafts, paths, partial(calibration.agreement.probability, 0, 1))
 
 
 class StepDrafts:
