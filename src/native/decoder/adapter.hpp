@@ -6,21 +6,64 @@
 #include "isa.hpp"
 
 #if QM_HAS_DECODER
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
 #include <vector>
 
 #include "product.hpp"
+#include "team.hpp"
 
 namespace quickmatch::decoder {
 
 constexpr std::size_t kNumPlaces = 4;  // qkv, o, gate_up, down: the products of a layer
 
+// Outputs [first, first + up.out()) of a product, which some of the ranks add to.
+struct Block {
+    std::size_t first, first_rank;
+    Weight up;  // [outputs, ranks], the scaling in it
+};
+
+// Adapters of several matrices that are one product here: all their ranks, and for each of the
+// matrices its own block.
 struct LowRank {
     Weight down;  // [rank, in]
-    Weight up;    // [out, rank], the scaling in it
+    std::vector<Block> blocks;
+
+    std::size_t num_bytes() const {
+        std::size_t total = down.num_bytes();
+        for (const Block& block : blocks) total += block.up.num_bytes();
+        return total;
+    }
 };
+
+// up: [out, rank] bfloat16. ends: where the outputs of each matrix end. Ranks that are all zero for a
+// matrix are another's, or nobody's.
+inline std::vector<Block> blocks_of(Arena& arena, const Bf16* up, const std::vector<std::size_t>& ends,
+                                    std::size_t rank) {
+    std::vector<Block> blocks;
+    std::size_t first = 0;
+    for (const std::size_t end : ends) {
+        std::size_t low = rank, high = 0;
+        for (std::size_t o = first; o < end; ++o) {
+            for (std::size_t k = 0; k < rank; ++k) {
+                if ((up[o * rank + k] & 0x7FFF) == 0) continue;
+                low = std::min(low, k);
+                high = std::max(high, k + 1);
+            }
+        }
+        if (low < high) {
+            std::vector<Bf16> own((end - first) * (high - low));
+            for (std::size_t o = first; o < end; ++o) {
+                std::copy(up + o * rank + low, up + o * rank + high, own.data() + (o - first) * (high - low));
+            }
+            blocks.push_back({first, low, Weight(arena, own.data(), nullptr, end - first, high - low)});
+        }
+        first = end;
+    }
+    return blocks;
+}
 
 struct Adapter {
     Arena arena{false};  // there may be hundreds, each smaller than a large page
@@ -28,7 +71,7 @@ struct Adapter {
     std::size_t num_bytes() const {
         std::size_t total = 0;
         for (const auto& layer : layers) {
-            for (const auto& low : layer) total += low.down.num_bytes() + low.up.num_bytes();
+            for (const auto& low : layer) total += low.num_bytes();
         }
         return total;
     }
@@ -44,48 +87,86 @@ class AdapterStep {
   public:
     std::vector<AdaptedRows> parts;
 
-    // x: [rows, in] bfloat16; y: [rows, out], added to.
+    // x: [rows, in] bfloat16; y: [rows, out], added to. Many adapters are shared among the threads,
+    // a few have the threads share each of their products.
     void add(Team& team, std::size_t layer, std::size_t place, const Bf16* x, std::size_t in,
              float* y, std::size_t out) {
-        for (const AdaptedRows& part : parts) {
-            const LowRank& low = part.adapter->layers[layer][place];
-            if (!low.down.is_empty()) add_part(team, low, part.rows, x, in, y, out);
+        if (parts.empty()) return;
+        make_room(layer, place, in, out);
+        const auto some = [&](Team& own, std::size_t first, std::size_t last) {
+            for (std::size_t i = first; i < last; ++i) {
+                const LowRank& low = parts[i].adapter->layers[layer][place];
+                if (!low.down.is_empty()) add_part(own, low, i, x, in, y, out);
+            }
+        };
+        if (parts.size() < kManyParts) {
+            some(team, 0, parts.size());
+        } else {
+            team.share(parts.size(), [&](std::size_t first, std::size_t last) { some(alone_, first, last); });
         }
     }
 
   private:
-    void add_part(Team& team, const LowRank& low, const std::vector<std::size_t>& rows,
-                  const Bf16* x, std::size_t in, float* y, std::size_t out) {
+    static constexpr std::size_t kManyParts = 4;
+
+    // Memory for every row, as parts are worked on at the same time.
+    void make_room(std::size_t layer, std::size_t place, std::size_t in, std::size_t out) {
+        starts_.clear();
+        std::size_t num_rows = 0;
+        padded_ = 0;
+        for (const AdaptedRows& part : parts) {
+            starts_.push_back(num_rows);
+            num_rows += part.rows.size();
+            const LowRank& low = part.adapter->layers[layer][place];
+            padded_ = std::max(padded_, (low.down.out() + 15) / 16 * 16);
+        }
+        picked_.at_least(num_rows * in);
+        inner_.at_least(num_rows * padded_);
+        narrowed_.at_least(num_rows * padded_ + 16);
+        added_.at_least(num_rows * out);
+    }
+
+    void add_part(Team& team, const LowRank& low, std::size_t index, const Bf16* x, std::size_t in,
+                  float* y, std::size_t out) {
+        const std::vector<std::size_t>& rows = parts[index].rows;
         const std::size_t count = rows.size(), rank = low.down.out();
-        const std::size_t padded = (rank + 15) / 16 * 16, narrow_size = low.up.row_size();
-        Bf16* picked = picked_.at_least(count * in);
-        for (std::size_t i = 0; i < count; ++i) {
-            std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Bf16));
+        const Bf16* from = x + rows[0] * in;
+        if (count > 1) {
+            Bf16* picked = picked_.data() + starts_[index] * in;
+            for (std::size_t i = 0; i < count; ++i) {
+                std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Bf16));
+            }
+            from = picked;
         }
-        float* inner = inner_.at_least(count * padded);
-        multiply(team, low.down, picked, count, Target{inner, padded, false});
-        Bf16* narrowed = narrowed_.at_least(count * narrow_size + 16);
+        float* inner = inner_.data() + starts_[index] * padded_;
+        multiply(team, low.down, from, count, Target{inner, padded_, false});
+        Bf16* narrowed = narrowed_.data() + starts_[index] * padded_;
         for (std::size_t i = 0; i < count; ++i) {
-            for (std::size_t k = rank; k < padded; ++k) inner[i * padded + k] = 0.0f;
-            narrow_row(inner + i * padded, narrow_size, narrowed + i * narrow_size);
+            std::fill(inner + i * padded_ + rank, inner + (i + 1) * padded_, 0.0f);
+            narrow(inner + i * padded_, padded_, narrowed + i * padded_);
         }
-        float* added = added_.at_least(count * out);
-        multiply(team, low.up, narrowed, count, Target{added, out, false});
-        for (std::size_t i = 0; i < count; ++i) {
-            float* to = y + rows[i] * out;
-            for (std::size_t k = 0; k < out; ++k) to[k] += added[i * out + k];
+        float* added = added_.data() + starts_[index] * out;
+        for (const Block& block : low.blocks) {
+            const Bf16* ranks = narrowed + block.first_rank;
+            if (count == 1) {
+                float* to = y + rows[0] * out + block.first;
+                multiply(team, block.up, ranks, padded_, 1, Target{to, out, true});
+                continue;
+            }
+            multiply(team, block.up, ranks, padded_, count, Target{added + block.first, out, false});
+            for (std::size_t i = 0; i < count; ++i) {
+                add_row(added + i * out + block.first, block.up.out(), y + rows[i] * out + block.first);
+            }
         }
     }
 
-    QM_AVX512 static void narrow_row(const float* from, std::size_t size, Bf16* to) {
-        for (std::size_t k = 0; k < size; k += 16) {
-            const std::size_t left = size - k;
-            const __mmask16 mask = left >= 16 ? 0xFFFF : (1u << left) - 1;
-            const auto rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from + k)));
-            _mm256_mask_storeu_epi16(to + k, mask, rounded);
-        }
+    QM_AVX512 static void add_row(const float* from, std::size_t size, float* to) {
+        for (std::size_t k = 0; k < size; ++k) to[k] += from[k];
     }
 
+    Team alone_{1};
+    std::vector<std::size_t> starts_;  // of each part, in rows
+    std::size_t padded_ = 0;           // the largest rank, in whole lanes
     Scratch<Bf16> picked_, narrowed_;
     Scratch<float> inner_, added_;
 };

@@ -85,6 +85,16 @@ struct Handle {
                  {shape.hidden, shape.inner}}};
     }
 
+    // Where the outputs of the matrices end that a place's product is made of.
+    std::vector<std::size_t> matrix_ends(std::size_t place) const {
+        const std::size_t q = shape.q_size(), kv = shape.kv_size(), inner = shape.inner;
+        switch (place) {
+            case 0: return {q, q + kv, q + 2 * kv};
+            case 2: return {inner, 2 * inner};
+            default: return {shape.hidden};
+        }
+    }
+
     void add_layer(Address attention_norm, Address mlp_norm, Address head_norms,
                    const std::vector<MatrixParts>& weights,
                    const std::vector<Address>& biases) {
@@ -112,7 +122,7 @@ struct Handle {
             const std::size_t rank = ranks[i];
             LowRank& low = adapter->layers[i / kNumPlaces][i % kNumPlaces];
             low.down = Weight(adapter->arena, at<Bf16>(downs.at(i)), nullptr, rank, in);
-            low.up = Weight(adapter->arena, at<Bf16>(ups.at(i)), nullptr, out, rank);
+            low.blocks = blocks_of(adapter->arena, at<Bf16>(ups.at(i)), matrix_ends(i % kNumPlaces), rank);
         }
         decoder.set_adapter(row, std::move(adapter));
     }

@@ -167,12 +167,12 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
     }
 }
 
-// x: [num_rows, weight.row_size()]; to: [num_rows, weight.out()].
-inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t num_rows,
-                     const Target& to) {
+// x: [num_rows, weight.row_size()], its rows `stride` apart; to: [num_rows, weight.out()].
+inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t stride,
+                     std::size_t num_rows, const Target& to) {
     if (num_rows == 0) return;
     team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
-        const std::size_t pairs = weight.pairs(), stride = weight.row_size();
+        const std::size_t pairs = weight.pairs();
         for (std::size_t g = first; g < last; ++g) {
             const std::size_t column = g * kGroup * kPanel;
             const float* bias = weight.bias() == nullptr ? nullptr : weight.bias() + column;
@@ -187,6 +187,12 @@ inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_
             }
         }
     });
+}
+
+// x: [num_rows, weight.row_size()].
+inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t num_rows,
+                     const Target& to) {
+    multiply(team, weight, x, weight.row_size(), num_rows, to);
 }
 
 }  // namespace quickmatch::decoder
