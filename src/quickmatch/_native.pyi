@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# Bits (16: bfloat16), addresses of numbers or codes, of scales, of zeros (0: none); groups of inputs.
+# Bits (16: bfloat16); addresses of numbers or codes, of scales, of zeros (0: none); input groups.
 MatrixParts = tuple[int, int, int, int, int]
 
 class SuffixIndex:

@@ -1,11 +1,12 @@
 """The native pass on weights of few bits, beside torch's on the same rounded weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from quickmatch.core.errors import ModelLoadError
+from quickmatch.core.errors import ConfigError, ModelLoadError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.batch import StepBatch
@@ -34,11 +35,17 @@ from tests.parity.test_native_pass import (
 __all__ = ["folders"]  # a fixture
 
 
+INT8_KV = "int8 KV"
+
+
 def native_of(folder: Path, form: str) -> NativePass:
+    """form: a weight format, or INT8_KV for bf16 weights with keys and values in 8 bits."""
     model = read_model_config(folder)
     reason = why_not_native(model, SIZE, dtype=torch.bfloat16, device=CPU)
     if reason is not None:
         pytest.skip(reason)
+    if form == INT8_KV:
+        return NativePass(folder, model, replace(SIZE, has_int8_kv=True), num_threads=2)
     return NativePass(folder, model, SIZE, num_threads=2, form=find_format(form))
 
 
@@ -60,7 +67,43 @@ def test_logits_are_those_of_the_rounded_weights(
             assert error < 0.5 * (right - unrounded).abs().mean()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_and_values_in_eight_bits_are_nearly_those_in_sixteen(
+    kind: str, folders: dict[str, Path]
+) -> None:
+    native, model = native_of(folders[kind], INT8_KV), read_model_config(folders[kind])
+    right_of = TorchPass(folders[kind], model, SIZE, dtype=torch.float32, device=CPU)
+    exact_of = NativePass(folders[kind], model, SIZE)
+    for batch in steps():
+        right = run(right_of, batch)
+        error = (run(native, batch) - right).abs().mean()
+        assert error < 0.05 * right.abs().mean()
+        assert error > (run(exact_of, batch) - right).abs().mean()  # Guards: it was not rounded
+
+
+def test_accepted_nodes_keep_their_bits_when_they_are_moved(folders: dict[str, Path]) -> None:
+    native = native_of(folders["qwen3-wide-heads"], INT8_KV)
+    text = text_of(2, 40)
+    plain, drafted = StepBatch([], [], [], []), StepBatch([], [], [], [])
+    span_of(plain, text[:36], 0, TABLES[0])
+    span_of(plain, text[:33], 0, TABLES[1])
+    run(native, plain)
+    tree = DraftTree()
+    for token, parent in ((9, -1), (text[34], -1), (8, 1), (text[35], 1)):
+        tree.add(token, parent, 0.5, Source.HEAD)
+    span_of(drafted, text, 33, TABLES[1], tree=tree)
+    run(native, drafted)
+    base = TABLES[1][1] * 32
+    native.move([base + 3, base + 5], [base + 2, base + 3])
+    last = []
+    for table in TABLES[:2]:
+        batch = StepBatch([], [], [], [])
+        span_of(batch, text[:37], 36, table)
+        last.append(run(native, batch))
+    assert torch.equal(*last)
+
+
+@pytest.mark.parametrize("form", [*FORMATS, INT8_KV])
 def test_a_row_has_the_same_bits_alone_beside_others_and_in_a_tree(
     form: str, folders: dict[str, Path]
 ) -> None:
@@ -133,6 +176,17 @@ def test_weights_take_the_bytes_of_their_format(folders: dict[str, Path]) -> Non
     dense = NativePass(folders["llama-tied-mha"], model, SIZE).num_bytes
     assert sizes["int8"] < 0.55 * dense
     assert sizes["int4"] < 0.7 * sizes["int8"]
+
+
+def test_int8_kv_is_half_the_memory_and_refused_where_it_cannot_be(
+    folders: dict[str, Path],
+) -> None:
+    model = str(folders["qwen3-wide-heads"])
+    config = EngineConfig(model=model, kv_memory_bytes=1 << 22, dtype="bfloat16")
+    blocks = ModelRunner(config).num_blocks
+    assert ModelRunner(replace(config, kv_cache_dtype="int8")).num_blocks > 1.85 * blocks
+    with pytest.raises(ConfigError, match="needs the native decoder"):
+        ModelRunner(replace(config, kv_cache_dtype="int8", dtype="float32"))
 
 
 def test_an_unknown_format_is_refused() -> None:

@@ -19,6 +19,7 @@
 #include <limits>
 #include <vector>
 
+#include "int8_kv.hpp"
 #include "paged_kv.hpp"
 #include "rows.hpp"
 #include "team.hpp"
@@ -56,7 +57,8 @@ class Attention {
     explicit Attention(Heads heads) : heads_(heads) {}
 
     // queries: [rows, num_query * dim] bfloat16, unscaled. out: the same shape.
-    void run(Team& team, const PagedKV& kv, const std::vector<Span>& spans,
+    template <typename KV>
+    void run(Team& team, const KV& kv, const std::vector<Span>& spans,
              const std::vector<View>& views, const std::vector<std::uint16_t>& marks,
              const Bf16* queries, Bf16* out) {
         items_.clear();
@@ -87,7 +89,8 @@ class Attention {
         const View* view;
     };
 
-    void run_item(const Item& item, const PagedKV& kv, const std::vector<View>& views,
+    template <typename KV>
+    void run_item(const Item& item, const KV& kv, const std::vector<View>& views,
                   const std::vector<std::uint16_t>& marks, const Bf16* queries, Bf16* out,
                   Scratch<float>& scratch) const {
         Query asked[kTileQueries];
@@ -126,8 +129,83 @@ class Attention {
         return static_cast<__mmask16>(mask);
     }
 
+    // What the products of a chunk's keys read of a query.
+    struct Bf16Query {
+        const Bf16* from;
+    };
+    static void prepare(const PagedKV&, const Bf16* from, std::size_t, Bf16Query& to) { to.from = from; }
+    static void prepare(const Int8KV&, const Bf16* from, std::size_t dim, RoundedHead& to) {
+        round_head(from, dim, to);
+    }
+    static Bf16Query prepared_for(const PagedKV&) { return {}; }
+    static RoundedHead prepared_for(const Int8KV&) { return {}; }
+
+    // Products of kAbreast chunks' keys with the queries. ahead: what is read next, as long as they.
     template <int kQueries>
-    QM_AVX512 void attend(const PagedKV& kv, std::size_t head, const std::uint32_t* chunks,
+    QM_AVX512_INLINE void score(const PagedKV& kv, std::size_t head, const std::size_t* chunks,
+                                const char* const* ahead, const Bf16Query* queries,
+                                __m512 (&sums)[kAbreast][kQueries]) const {
+        const std::uint32_t* keys[kAbreast];
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            keys[i] = kv.keys(chunks[i], head);
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) sums[i][q] = _mm512_setzero_ps();
+        }
+        for (std::size_t p = 0; p < heads_.dim / 2; ++p) {
+            QM_UNROLL
+            for (std::size_t i = 0; i < kAbreast; ++i) {
+                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
+                const auto key = reinterpret_cast<__m512bh>(_mm512_load_si512(keys[i] + p * kChunk));
+                QM_UNROLL
+                for (int q = 0; q < kQueries; ++q) {
+                    std::int32_t pair;
+                    std::memcpy(&pair, queries[q].from + 2 * p, sizeof pair);
+                    const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+                    sums[i][q] = _mm512_dpbf16_ps(sums[i][q], key, both);
+                }
+            }
+        }
+    }
+
+    template <int kQueries>
+    QM_AVX512_INLINE void score(const Int8KV& kv, std::size_t head, const std::size_t* chunks,
+                                const char* const* ahead, const RoundedHead* queries,
+                                __m512 (&sums)[kAbreast][kQueries]) const {
+        const std::uint8_t* keys[kAbreast];
+        __m512i whole[kAbreast][kQueries];
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            keys[i] = kv.keys(chunks[i], head);
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) whole[i][q] = _mm512_set1_epi32(-128 * queries[q].sum);
+        }
+        for (std::size_t p = 0; p < heads_.dim / 4; ++p) {
+            QM_UNROLL
+            for (std::size_t i = 0; i < kAbreast; ++i) {
+                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
+                const __m512i key = _mm512_load_si512(keys[i] + p * 4 * kChunk);
+                QM_UNROLL
+                for (int q = 0; q < kQueries; ++q) {
+                    std::int32_t four;
+                    std::memcpy(&four, queries[q].codes + 4 * p, sizeof four);
+                    whole[i][q] = _mm512_dpbusd_epi32(whole[i][q], key, _mm512_set1_epi32(four));
+                }
+            }
+        }
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            const __m512 scales = _mm512_load_ps(kv.key_scales(chunks[i], head));
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) {
+                const __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(queries[q].scale));
+                sums[i][q] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[i][q]), both);
+            }
+        }
+    }
+
+    template <int kQueries, typename KV>
+    QM_AVX512 void attend(const KV& kv, std::size_t head, const std::uint32_t* chunks,
                           std::size_t first, std::size_t last, std::size_t high,
                           const Query* asked, const std::vector<std::uint16_t>& marks,
                           float* scores) const {
@@ -135,39 +213,24 @@ class Attention {
         const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(dim)));
         const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
         __m512 largest[kQueries];
-        for (int q = 0; q < kQueries; ++q) largest[q] = hidden;
+        decltype(prepared_for(kv)) queries[kQueries];
+        for (int q = 0; q < kQueries; ++q) {
+            largest[q] = hidden;
+            prepare(kv, asked[q].from, dim, queries[q]);
+        }
         for (std::size_t c = first; c < last; c += kAbreast) {
             // The last chunk is scored twice where their number is odd: the same scores.
-            const std::uint32_t* keys[kAbreast];
-            const char* ahead[kAbreast];  // what is read next: as far from here as keys[i] is long
+            std::size_t now[kAbreast];
+            const char* ahead[kAbreast];
             for (std::size_t i = 0; i < kAbreast; ++i) {
-                keys[i] = kv.keys(chunks[std::min(c + i, last - 1)], head);
+                now[i] = chunks[std::min(c + i, last - 1)];
                 const bool is_end = c + kAbreast >= last;
                 const std::uint32_t next = chunks[std::min(is_end ? first + i : c + kAbreast + i, last - 1)];
                 ahead[i] = is_end ? reinterpret_cast<const char*>(kv.values(next, head))
                                   : reinterpret_cast<const char*>(kv.keys(next, head));
             }
             __m512 sums[kAbreast][kQueries];
-            QM_UNROLL
-            for (std::size_t i = 0; i < kAbreast; ++i) {
-                QM_UNROLL
-                for (int q = 0; q < kQueries; ++q) sums[i][q] = _mm512_setzero_ps();
-            }
-            for (std::size_t p = 0; p < dim / 2; ++p) {
-                QM_UNROLL
-                for (std::size_t i = 0; i < kAbreast; ++i) {
-                    _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
-                    const auto key =
-                        reinterpret_cast<__m512bh>(_mm512_load_si512(keys[i] + p * kChunk));
-                    QM_UNROLL
-                    for (int q = 0; q < kQueries; ++q) {
-                        std::int32_t pair;
-                        std::memcpy(&pair, asked[q].from + 2 * p, sizeof pair);
-                        const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-                        sums[i][q] = _mm512_dpbf16_ps(sums[i][q], key, both);
-                    }
-                }
-            }
+            score<kQueries>(kv, head, now, ahead, queries, sums);
             for (std::size_t i = 0; i < kAbreast && c + i < last; ++i) {
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
@@ -195,8 +258,8 @@ class Attention {
         }
     }
 
-    template <int kQueries, int kParts>
-    QM_AVX512 void add_values(const PagedKV& kv, std::size_t head, const std::uint32_t* chunks,
+    template <int kQueries, int kParts, typename KV>
+    QM_AVX512 void add_values(const KV& kv, std::size_t head, const std::uint32_t* chunks,
                               std::size_t first, std::size_t last, std::size_t high,
                               const Query* asked, std::size_t offset, const float* scores) const {
         const std::size_t dim = heads_.dim, width = (last - first) * kChunk;
@@ -208,25 +271,28 @@ class Attention {
             for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_setzero_ps();
         }
         for (std::size_t c = first; c < last; ++c) {
-            const Bf16* values = kv.values(chunks[c], head) + offset;
+            const typename KV::Value* values = kv.values(chunks[c], head) + offset;
             const float* own = scores + (c - first) * kChunk;
             const std::size_t count = std::min(kChunk, high - c * kChunk);
-            const Bf16* ahead = kv.values(chunks[std::min(c + kAbreast, last - 1)], head) + offset;
+            const typename KV::Value* ahead = kv.values(chunks[std::min(c + kAbreast, last - 1)], head) + offset;
             for (std::size_t token = 0; token < count; ++token) {
                 QM_UNROLL
                 for (int d = 0; d < kParts; d += 2) {
                     _mm_prefetch(reinterpret_cast<const char*>(ahead + token * dim + d * 16), _MM_HINT_T0);
                 }
+                const __m512 value_scale = _mm512_set1_ps(kv.value_scale(chunks[c], head, token));
                 __m512 value[kParts];
                 QM_UNROLL
-                for (int d = 0; d < kParts; ++d) value[d] = widen16(values + token * dim + d * 16);
+                for (int d = 0; d < kParts; ++d) value[d] = KV::value16(values + token * dim + d * 16);
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
                     const __m512 weight = _mm512_set1_ps(own[q * width + token]);
                     weights[q] = _mm512_add_ps(weights[q], weight);
+                    __m512 factor = weight;
+                    if constexpr (KV::kHasScales) factor = _mm512_mul_ps(weight, value_scale);
                     QM_UNROLL
                     for (int d = 0; d < kParts; ++d) {
-                        sums[q][d] = _mm512_fmadd_ps(weight, value[d], sums[q][d]);
+                        sums[q][d] = _mm512_fmadd_ps(factor, value[d], sums[q][d]);
                     }
                 }
             }

@@ -16,6 +16,8 @@
 #include <map>
 #include <memory>
 #include <stdexcept>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "adapter.hpp"
@@ -34,6 +36,7 @@ struct Shape {
     Heads heads;
     float eps;
     std::size_t num_slots, block_size, max_len;
+    bool has_int8_kv;
     std::size_t q_size() const { return heads.num_query * heads.dim; }
     std::size_t kv_size() const { return heads.num_kv * heads.dim; }
     std::size_t qkv_size() const { return q_size() + 2 * kv_size(); }
@@ -60,7 +63,12 @@ class Decoder {
     Decoder(Shape shape, int num_threads)
         : shape_(shape), team_(num_threads), attention_(shape.heads) {
         for (std::size_t i = 0; i < shape.num_layers; ++i) {
-            kv_.emplace_back(shape.num_slots, shape.heads.num_kv, shape.heads.dim);
+            const auto [slots, heads] = std::pair(shape.num_slots, shape.heads);
+            if (shape.has_int8_kv) {
+                kv_.emplace_back(std::in_place_type<Int8KV>, slots, heads.num_kv, heads.dim);
+            } else {
+                kv_.emplace_back(std::in_place_type<PagedKV>, slots, heads.num_kv, heads.dim);
+            }
         }
     }
 
@@ -114,21 +122,22 @@ class Decoder {
 
     // Copy slots `from` to slots `to`, in every layer; all are read before any is written.
     void move(const std::vector<std::int32_t>& from, const std::vector<std::int32_t>& to) {
-        const std::size_t dim = shape_.heads.dim, count = from.size();
-        std::vector<Bf16> keys(count * dim), values(count * dim);
-        for (PagedKV& kv : kv_) {
-            for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                for (std::size_t i = 0; i < count; ++i) {
-                    kv.read(from[i], head, keys.data() + i * dim, values.data() + i * dim);
-                }
-                for (std::size_t i = 0; i < count; ++i) {
-                    kv.write(to[i], head, keys.data() + i * dim, values.data() + i * dim);
-                }
-            }
+        for (auto& layer : kv_) {
+            std::visit([&](auto& kv) { move_in(kv, from, to); }, layer);
         }
     }
 
   private:
+    template <typename KV>
+    void move_in(KV& kv, const std::vector<std::int32_t>& from, const std::vector<std::int32_t>& to) {
+        const std::size_t size = kv.saved_size();
+        std::vector<char> saved(from.size() * size);
+        for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
+            for (std::size_t i = 0; i < from.size(); ++i) kv.save(from[i], head, saved.data() + i * size);
+            for (std::size_t i = 0; i < to.size(); ++i) kv.restore(to[i], head, saved.data() + i * size);
+        }
+    }
+
     void embed(std::size_t token_id, float* x) const {
         if (embedding_ != nullptr) {
             widen(embedding_ + token_id * shape_.hidden, shape_.hidden, x);
@@ -234,7 +243,10 @@ class Decoder {
         });
         limit(step, index);
         Bf16* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
-        attention_.run(team_, kv_[index], step.spans, views_, marks_, queries, attended);
+        const auto over = [&](const auto& kv) {
+            attention_.run(team_, kv, step.spans, views_, marks_, queries, attended);
+        };
+        std::visit(over, kv_[index]);
         multiply(team_, layer.weights[1], attended, rows, Target{x, hidden, true}, rounded_);
         adapted_.add(team_, index, 1, attended, q_size, x, hidden);
     }
@@ -255,7 +267,8 @@ class Decoder {
         for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
             narrow(qkv + shape_.q_size() + head * dim, dim, key);
             narrow(qkv + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
-            kv_[index].write(step.slots[row], head, key, value);
+            const auto into = [&](auto& kv) { kv.write(step.slots[row], head, key, value); };
+            std::visit(into, kv_[index]);
         }
     }
 
@@ -304,7 +317,7 @@ class Decoder {
     Arena arena_;  // of the weights
     Team team_;
     Attention attention_;
-    std::vector<PagedKV> kv_;
+    std::vector<std::variant<PagedKV, Int8KV>> kv_;
     std::vector<Layer> layers_;
     const Bf16* embedding_ = nullptr;
     std::vector<float> final_norm_, cos_, sin_;

@@ -338,11 +338,11 @@ class Head {
     void to_scratch(std::size_t index, Drafting& one) {
         const std::size_t num_full = one.length / kChunk;
         const std::size_t first = shape_.num_slots / kChunk + index * kScratchChunks;
-        Bf16 key[kMaxDim], value[kMaxDim];
+        std::vector<char> saved(kv_.saved_size());
         for (std::size_t token = num_full * kChunk; token < one.length; ++token) {
             for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                kv_.read(one.chunks[num_full] * kChunk + token % kChunk, head, key, value);
-                kv_.write(first * kChunk + token % kChunk, head, key, value);
+                kv_.save(one.chunks[num_full] * kChunk + token % kChunk, head, saved.data());
+                kv_.restore(first * kChunk + token % kChunk, head, saved.data());
             }
         }
         one.chunks.resize(num_full);

@@ -59,6 +59,7 @@ Shape make_shape(const nb::dict& d) {
     shape.num_slots = number("num_slots");
     shape.block_size = number("block_size");
     shape.max_len = number("max_model_len");
+    shape.has_int8_kv = d.contains("has_int8_kv") && number("has_int8_kv") != 0;
     return shape;
 }
 

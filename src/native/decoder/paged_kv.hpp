@@ -18,10 +18,14 @@
 
 namespace quickmatch::decoder {
 
-constexpr std::size_t kChunk = 16;  // slots
+constexpr std::size_t kChunk = 16;    // slots
+constexpr std::size_t kMostDims = 512;  // of a head
 
 class PagedKV {
   public:
+    using Value = Bf16;
+    static constexpr bool kHasScales = false;
+
     PagedKV(std::size_t num_slots, std::size_t num_heads, std::size_t head_dim)
         : num_heads_(num_heads),
           head_dim_(head_dim),
@@ -45,14 +49,24 @@ class PagedKV {
         std::memcpy(values_.data() + base + lane * head_dim_, value, head_dim_ * sizeof(Bf16));
     }
 
-    void read(std::size_t slot, std::size_t head, Bf16* key, Bf16* value) const {
+    // What is stored of a token, to be stored elsewhere: two rows of a head's numbers.
+    std::size_t saved_size() const { return 2 * head_dim_ * sizeof(Bf16); }
+    void save(std::size_t slot, std::size_t head, char* to) const {
         const std::size_t base = at(slot / kChunk, head), lane = slot % kChunk;
         const Bf16* keys = keys_.data() + base + 2 * lane;
+        Bf16* key = reinterpret_cast<Bf16*>(to);
         for (std::size_t d = 0; d < head_dim_; d += 2) {
             std::memcpy(key + d, keys + d * kChunk, 2 * sizeof(Bf16));
         }
-        std::memcpy(value, values_.data() + base + lane * head_dim_, head_dim_ * sizeof(Bf16));
+        std::memcpy(key + head_dim_, values_.data() + base + lane * head_dim_, head_dim_ * sizeof(Bf16));
     }
+    void restore(std::size_t slot, std::size_t head, const char* from) {
+        const Bf16* key = reinterpret_cast<const Bf16*>(from);
+        write(slot, head, key, key + head_dim_);
+    }
+
+    QM_AVX512_INLINE static __m512 value16(const Value* from) { return widen16(from); }
+    float value_scale(std::size_t, std::size_t, std::size_t) const { return 1.0f; }
 
   private:
     std::size_t at(std::size_t chunk, std::size_t head) const {

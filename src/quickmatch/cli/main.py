@@ -23,6 +23,7 @@ from quickmatch.cli import (
     drafts,
     export,
     jobs,
+    quantize,
     read,
     serve,
     update,
@@ -45,6 +46,7 @@ deploy.register(app)
 drafts.register(app)
 update.register(app)
 export.register(app)
+quantize.register(app)
 audit.register(app)
 jobs.register(app)
 chat.register(app)
@@ -86,8 +88,10 @@ def _show(error: QuickmatchError) -> None:
 
 def _wants_json(argv: list[str]) -> bool:
     pairs = itertools.pairwise(argv)
-    return "--output=json" in argv or any(
-        p in (("-o", "json"), ("--output", "json")) for p in pairs
+    return (
+        "--output=json" in argv
+        or "--json" in argv
+        or any(p in (("-o", "json"), ("--output", "json")) for p in pairs)
     )
 
 

@@ -7,6 +7,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine.speculation.config import SpeculationConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+KVCacheDtype = Literal["auto", "int8"]  # auto: the model's
 Quantization = Literal["none", "int8", "int4", "int4-asym"]
 
 
@@ -22,6 +23,7 @@ class EngineConfig:
     block_size: int = 16  # tokens a KV block
     kv_memory_bytes: int | None = None  # None: kv_memory_fraction of what is free
     kv_memory_fraction: float = 0.3
+    kv_cache_dtype: KVCacheDtype = "auto"  # int8: half the memory a token
     max_num_seqs: int = 64  # sequences in one step
     max_num_batched_tokens: int = 1024  # new tokens in one step: the prefill chunk's bound
     max_queue_len: int = 512  # waiting sequences; beyond it a request is refused with 429

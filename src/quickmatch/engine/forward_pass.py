@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from quickmatch.core.errors import ConfigError
 from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
@@ -38,6 +39,7 @@ class PassSize:
     num_blocks: int
     block_size: int  # tokens
     max_model_len: int  # tokens
+    has_int8_kv: bool = False  # keys and values in 8 bits
 
 
 class ForwardPass(Protocol):
@@ -86,7 +88,8 @@ def make_pass(
 
     num_threads: of the native pass, which uses them where a step is large enough; torch has its
     own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming
-    what is wrong with the folder.
+    what is wrong with the folder, ConfigError if keys and values are to have a format that the pass
+    does not have.
     """
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass
@@ -95,5 +98,10 @@ def make_pass(
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)
         return NativePass(folder, model, size, num_threads=num_threads, form=form)
+    if size.has_int8_kv:
+        raise ConfigError(
+            f"kv_cache_dtype int8 needs the native decoder, which cannot run here: {reason}; "
+            "leave the setting out"
+        )
     logger.info("%s runs in torch's operations: %s", folder.name, reason)
     return TorchPass(folder, model, size, dtype=dtype, device=device, form=form)

@@ -105,7 +105,11 @@ def size_kv_cache(
             f"max_model_len is {wanted_len} but the model was made for {model.max_model_len} "
             f"tokens; lower max_model_len to {model.max_model_len} or leave it out"
         )
-    block_bytes = model.kv_numbers_per_token * dtype.itemsize * config.block_size
+    token_bytes = model.kv_numbers_per_token * dtype.itemsize
+    if config.kv_cache_dtype == "int8":
+        num_scales = model.kv_numbers_per_token // model.head_dim  # one a head, float32
+        token_bytes = model.kv_numbers_per_token + 4 * num_scales
+    block_bytes = token_bytes * config.block_size
     blocks_a_sequence = -(-wanted_len // config.block_size)
     if config.kv_memory_bytes is not None:
         num_blocks = config.kv_memory_bytes // block_bytes

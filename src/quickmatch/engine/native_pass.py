@@ -74,6 +74,7 @@ class NativePass:
         shape["max_model_len"] = size.max_model_len
         shape["num_slots"] = size.num_blocks * size.block_size
         shape["block_size"] = size.block_size
+        shape["has_int8_kv"] = int(size.has_int8_kv)
         # A head runs beside it, on its threads.
         self.decoder = _native.Decoder(shape, num_threads=num_threads)
         tensors = read_tensors(

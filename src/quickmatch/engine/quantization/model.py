@@ -47,7 +47,7 @@ def quantize_model(
     config = read_unquantized(folder)
     if calibration is None:
         return _plain(folder, form, config, progress)
-    sequences = [ids for ids in calibration if ids]
+    sequences = [ids[: config.max_model_len] for ids in calibration if ids]
     if not sequences:
         raise ConfigError("the calibration text has no token; give a file with text")
     return _calibrated(folder, form, config, sequences, progress)
@@ -162,7 +162,9 @@ class _Moments:
 def _load(folder: Path, config: ModelConfig) -> Any:
     """Return transformers' decoder without its head, its weights free to be changed."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # whoever asked has one of its own
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype("auto", config.dtype, device)
     try:
@@ -175,19 +177,25 @@ def _load(folder: Path, config: ModelConfig) -> Any:
 
 
 def _enter(decoder: Any, layers: Sequence[nn.Module], token_ids: Sequence[int]) -> _Text:
-    """Run the unrounded decoder once, and keep what it gives each layer to work with."""
+    """Return a text before the first layer, with what the model gives each layer to work with.
+
+    The layers stand still meanwhile: they pass on what they are given, which costs nothing.
+    """
     entered: list[Tensor] = []
     options: list[dict[str, Any]] = []
 
-    def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        given = dict(named)
-        entered.append(args[0] if args else given.pop("hidden_states"))
-        options.append(given)
+    def stand_still(hidden_states: Tensor, **named: Any) -> Tensor:
+        entered.append(hidden_states)
+        options.append(named)
+        return hidden_states
 
-    hooks = [layer.register_forward_pre_hook(see, with_kwargs=True) for layer in layers]
-    decoder(torch.tensor([list(token_ids)], device=decoder.device), use_cache=False)
-    for hook in hooks:
-        hook.remove()
+    for layer in layers:
+        vars(layer)["forward"] = stand_still
+    try:
+        decoder(torch.tensor([list(token_ids)], device=decoder.device), use_cache=False)
+    finally:
+        for layer in layers:
+            del vars(layer)["forward"]
     return _Text(entered[0], options)
 
 

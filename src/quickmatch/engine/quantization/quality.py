@@ -22,7 +22,7 @@ from quickmatch.engine.runner import ModelRunner
 
 Progress = Callable[[int, int], None]  # tokens done, of so many
 _CHUNK_TOKENS = 128  # whose logits are held at once
-_LEAST_LEN = 16  # tokens of context, which the engine asks for
+_LEAST_LEN = 16  # tokens of context that are made room for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +49,11 @@ def compare(
     context are cut, those of one token left out. Raises ConfigError where nothing is left,
     ModelLoadError as loading does.
     """
-    texts = [list(ids) for ids in sequences if len(ids) > 1]
+    longest = min(_context(reference), _context(quantized))
+    texts = [list(ids[:longest]) for ids in sequences if len(ids) > 1]
     if not texts:
         raise ConfigError("there is no text of two tokens or more to measure on; give more text")
-    total = 2 * sum(map(len, texts))
+    total = 2 * sum(len(ids) - 1 for ids in texts)
     done = 0
 
     def advance(num_tokens: int) -> None:
@@ -84,23 +85,25 @@ class _Measured:
 def _measure(
     config: EngineConfig, texts: list[list[int]], advance: Callable[[int], None]
 ) -> _Measured:
-    limit = read_model_config(resolve_model(config.model)).max_model_len
-    length = min(max(_LEAST_LEN, *map(len, texts)), limit)
     # One sequence of that length: the keys and values take no more memory than they need.
+    length = max(_LEAST_LEN, *map(len, texts))
     runner = ModelRunner(replace(config, max_model_len=length, max_num_seqs=1))
     measured = _Measured([], 0.0)
-    for text in texts:
-        ids, found = text[:length], []
-        for start in range(0, len(ids), _CHUNK_TOKENS):
-            end = min(start + _CHUNK_TOKENS, len(ids))
-            following = ids[start + 1 : end + 1]
-            logits = _logits(runner, ids, start, end)[: len(following)].float()
-            own = torch.tensor(following, device=logits.device)
+    for ids in texts:
+        found = []
+        for start in range(0, len(ids) - 1, _CHUNK_TOKENS):
+            end = min(start + _CHUNK_TOKENS, len(ids) - 1)  # nothing follows the last
+            logits = _logits(runner, ids, start, end).float()
+            own = torch.tensor(ids[start + 1 : end + 1], device=logits.device)
             measured.loss += float(F.cross_entropy(logits, own, reduction="sum"))
             found.append(logits.argmax(-1).cpu())
             advance(end - start)
         measured.best.append(torch.cat(found))
     return measured
+
+
+def _context(config: EngineConfig) -> int:
+    return read_model_config(resolve_model(config.model)).max_model_len
 
 
 def _logits(runner: ModelRunner, ids: list[int], start: int, end: int) -> Tensor:

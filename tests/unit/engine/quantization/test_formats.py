@@ -1,0 +1,55 @@
+"""Rounding to few bits: how near it stays, and what it refuses."""
+
+import pytest
+import torch
+
+from quickmatch.core.errors import ConfigError
+from quickmatch.engine.quantization.formats import (
+    FORMATS,
+    INT4,
+    INT4_ASYMMETRIC,
+    INT8,
+    WeightFormat,
+    find_format,
+    group_size_of,
+    quantize,
+)
+
+WEIGHT = torch.randn(24, 256, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_no_weight_moves_by_more_than_a_step(form: WeightFormat) -> None:
+    rounded = quantize(WEIGHT, form)
+    assert rounded.group_size == form.group_size
+    assert rounded.codes.max() <= form.largest
+    steps = rounded.scales.repeat_interleave(rounded.group_size, 1)
+    moved = (rounded.dequantized() - WEIGHT).abs() / steps
+    # A zero point is rounded too, and moves the ends of its range by up to half a step.
+    assert moved.max() <= (0.51 if form.is_symmetric else 1.01)
+    assert moved.mean() < 0.27  # 0.25 where every place in a step is as likely
+
+
+def test_more_bits_and_zero_points_are_nearer() -> None:
+    lopsided = WEIGHT + 1.0
+    distances = [
+        (quantize(lopsided, form).dequantized() - lopsided).norm()
+        for form in (INT8, INT4_ASYMMETRIC, INT4)
+    ]
+    assert distances == sorted(distances)
+
+
+def test_groups_of_zeros_stay_zero() -> None:
+    for form in FORMATS.values():
+        assert not quantize(torch.zeros(2, 64), form).dequantized().any()
+
+
+def test_group_sizes_divide_the_width() -> None:
+    assert group_size_of(128, 704) == 64
+    with pytest.raises(ConfigError, match="40 inputs has no groups of 16"):
+        group_size_of(32, 40)
+
+
+def test_unknown_formats_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no weight format 'int3'; there are: int8, int4"):
+        find_format("int3")
