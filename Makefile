@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.hpp)
 REPORT ?= demo-report
 
-# bench-speculation: QUICKMATCH_BENCH_DATA is a folder with workloads/ and pretrain/; ARGS=--quick.
+# Benchmarks: ARGS=--quick. bench-speculation: QUICKMATCH_BENCH_DATA is a folder with workloads/ and pretrain/.
 .PHONY: demo test test-slow check bench-engine bench-speculation format setup clean
 
 demo: $(STAMP)
@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 bench-engine: $(STAMP)
-	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 bench-speculation: $(STAMP)
 	$(BIN)/python -m benchmarks.speculation $(ARGS)

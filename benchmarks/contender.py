@@ -42,6 +42,7 @@ class ContenderSpec:
     environment: Environment | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
+    log: str = ""  # the name of its log; by default its own
 
 
 class Contender:
@@ -53,7 +54,8 @@ class Contender:
         self.info: dict[str, Any] = {}
         python = sys.executable if spec.environment is None else str(spec.environment.ensure())
         LOGS.mkdir(exist_ok=True)
-        self._log: IO[bytes] = (LOGS / f"{spec.name}.log").open("wb")
+        self._log_path = LOGS / f"{spec.log or spec.name}.log"
+        self._log: IO[bytes] = self._log_path.open("wb")
         self._process = subprocess.Popen(
             [python, "-m", f"benchmarks.workers.{spec.module}"],
             cwd=REPOSITORY,
@@ -124,7 +126,7 @@ class Contender:
                 raise OSError("no answer in time")
             piece = os.read(pipe, 1 << 16)
             if not piece:
-                raise OSError(f"the process ended; see {LOGS.name}/{self.spec.name}.log")
+                raise OSError(f"the process ended; see {LOGS.name}/{self._log_path.name}")
             self._unread += piece
         line, _, self._unread = self._unread.partition(b"\n")
         return line

@@ -68,7 +68,7 @@ QWEN3_600M = Shape(
     vocab_size=151936,
     architecture="Qwen3ForCausalLM",
     model_type="qwen3",
-    max_len=8192,
+    max_len=16384,
     rope_theta=1e6,
     qk_norm=True,
 )

@@ -86,7 +86,11 @@ VLLM_CPU = Environment(
     optional_pip=(("install", "--no-deps", "arctic-inference==0.3.0"),),
 )
 LLAMA_CPP = Environment("llama-cpp", (("install", "xllamacpp==2026.10.11549", "gguf==0.19.0"),))
-OPENVINO = Environment("openvino", (("install", "openvino-genai==2026.4.1.0", "gguf==0.19.0"),))
+OPENVINO = Environment(
+    "openvino",
+    (("install", "openvino-genai==2026.4.1.0", "gguf==0.19.0"),),
+    optional_pip=(("install", "nncf==3.4.0"),),  # compresses weights to 8 and 4 bits
+)
 ENVIRONMENTS_BY_NAME = {e.name: e for e in (VLLM_CPU, LLAMA_CPP, OPENVINO)}
 
 

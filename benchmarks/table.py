@@ -16,7 +16,7 @@ _MARKS = {True: "[green]holds[/green]", False: "[red]FAILS[/red]", None: ""}
 
 def print_report(report: "Report", path: Path, console: Console | None = None) -> None:
     """Print the report that was written to `path`."""
-    console = console or Console(width=140)
+    console = console or Console(width=150)
     machine = report.provenance["hardware"]
     console.print(
         f"[bold]{report.name}[/bold] on {machine['cpu']}, {machine['cores']} cores, "

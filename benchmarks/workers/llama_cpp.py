@@ -1,8 +1,10 @@
-"""llama.cpp through its server, as `xllamacpp` ships it: weights in bfloat16, prompts as token ids.
+"""llama.cpp through its server, as `xllamacpp` ships it, with prompts as token ids.
 
-Options: "speculation", one of llama.cpp's types without their prefix ("NGRAM_MOD", "DRAFT_SIMPLE",
-...), and for the latter "draft" (a model folder); "num_threads", by default as it chooses. Calls go
-over HTTP to a server in this process, with as many of them open as `concurrency` says.
+Options: "format" of the weights ("BF16", which it is by default, "Q8_0" or "Q4_0"); "max_len", what
+one slot must hold; "num_threads", by default as it chooses; "speculation", one of llama.cpp's
+types without their prefix ("NGRAM_MOD", "DRAFT_SIMPLE", ...), and for the latter "draft" (a model
+folder). Calls go over HTTP to a server in this process, with as many of them open as
+`concurrency` says.
 """
 
 import json
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workers.closed_loop import Call, Output
-from benchmarks.workers.gguf_file import gguf_file
+from benchmarks.workers.gguf_file import Dtype, gguf_file
 from benchmarks.workers.protocol import serve
 
 _SLOTS = 8
@@ -29,8 +31,12 @@ class LlamaCppContender:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
-        params.model.path = _file(model)
+        dtype = options.get("format", "BF16")
+        params.model.path = _file(model, dtype)
         params.n_parallel, params.n_ctx = _SLOTS, _SLOTS * _CONTEXT
+        if options.get("max_len", _CONTEXT) > _CONTEXT:
+            params.kv_unified = True  # the slots share the context, so that one may have most of it
+            params.n_ctx = max(params.n_ctx, options["max_len"])
         if "num_threads" in options:
             params.cpuparams.n_threads = options["num_threads"]
             params.cpuparams_batch.n_threads = options["num_threads"]
@@ -39,9 +45,14 @@ class LlamaCppContender:
             kind = getattr(kinds, f"COMMON_SPECULATIVE_TYPE_{options['speculation']}")
             params.speculative.types = [kind]
         if "draft" in options:
-            params.speculative.draft.mparams.path = _file(options["draft"])
+            params.speculative.draft.mparams.path = _file(options["draft"], "BF16")
         self._server = xllamacpp.Server(params)
-        return {"version": xllamacpp.__version__}
+        return {"version": xllamacpp.__version__, "weights": dtype}
+
+    def generate(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
+        calls = [{"prompt": prompt, "max_tokens": max_tokens} for prompt in prompts]
+        found = self.complete(calls, len(calls), ignore_eos=True)
+        return [output["token_ids"] for output in found["outputs"]]
 
     def complete(
         self,
@@ -84,9 +95,9 @@ class LlamaCppContender:
         return reply
 
 
-def _file(folder: str) -> str:
-    path = Path(folder) / "llama.cpp" / "model.gguf"
-    return str(gguf_file(Path(folder), path, "BF16"))
+def _file(folder: str, dtype: Dtype) -> str:
+    name = "model.gguf" if dtype == "BF16" else f"model-{dtype.lower()}.gguf"
+    return str(gguf_file(Path(folder), Path(folder) / "llama.cpp" / name, dtype))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """vLLM on CPU, in bf16, through its offline `LLM` class, as its users run it.
 
-Option "enforce_eager" chooses between its quick start and its compiled graph. Prefix caching is
+Option "enforce_eager" chooses between its quick start and its compiled graph, "max_len" is the
+longest sequence. Prefix caching is
 off, as it is for every contender: each repetition brings prompts that were never seen.
 """
 
@@ -25,7 +26,7 @@ class VllmContender:
         self._llm = vllm.LLM(
             model,
             dtype="bfloat16",
-            max_model_len=2048,
+            max_model_len=options.get("max_len", 2048),
             max_num_seqs=32,
             enable_prefix_caching=False,
             enforce_eager=bool(options["enforce_eager"]),

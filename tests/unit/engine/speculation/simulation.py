@@ -103,9 +103,7 @@ class Simulation:
         if controller.begin_step():
             seconds = self.cost(len(ids), len(ids))
             noisy_s = self._noisy(seconds)
-            controller.rested(
-                num_seqs=len(ids), step_s=noisy_s, plain_s=noisy_s, is_decode=True
-            )
+            controller.rested(num_seqs=len(ids), step_s=noisy_s, plain_s=noisy_s, is_decode=True)
             tally.tokens += len(ids)
             tally.seconds += seconds
             tally.num_rows.append(len(ids))

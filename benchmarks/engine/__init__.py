@@ -1,0 +1,1 @@
+"""The engine's speed beside its peers, in every precision: `python -m benchmarks.engine`."""
