@@ -41,7 +41,8 @@ FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC)}
 
 _LEAST_GROUP = 16
 _CHUNK = 1 << 18  # numbers that are rounded at a time
-_LEAST_SCALE = 2.0**-20  # of a group of zeros; float16 times 2^8, as kernels keep it, holds it
+_LEAST_SCALE = 2.0**-20  # of a group of zeros
+_SCALE_UP = 256.0  # as kernels do it: of small weights they would be too small for float16
 
 
 @dataclass(slots=True)
@@ -127,11 +128,17 @@ def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | 
     """Return scales and zero points of groups [..., group_size]: [...] float32, [...] uint8."""
     if form.is_symmetric:
         scales = grouped.abs().amax(-1) / (form.zero - 1 if form.bits > 4 else form.zero - 0.5)
-        return scales.clamp(min=_LEAST_SCALE), None
+        return _as_kept(scales), None
     low, high = grouped.amin(-1).clamp(max=0.0), grouped.amax(-1).clamp(min=0.0)
-    scales = ((high - low) / form.largest).clamp(min=_LEAST_SCALE)
+    scales = _as_kept((high - low) / form.largest)
     zeros = (-low / scales).round().clamp(0, form.largest)
     return scales, zeros.to(torch.uint8)
+
+
+def _as_kept(scales: Tensor) -> Tensor:
+    """Return scales as kernels and folders keep them, in float16, so that codes fit to those."""
+    scales = scales.clamp(min=_LEAST_SCALE) * _SCALE_UP
+    return scales.half().float() / _SCALE_UP
 
 
 def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat) -> Tensor:
@@ -142,11 +149,15 @@ def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightF
 
 
 def join(parts: list[QuantizedTensor]) -> QuantizedTensor:
-    """Stack matrices with the same inputs, format and groups: [sum of out, in]."""
-    zeros = [part.zeros for part in parts if part.zeros is not None]
-    return QuantizedTensor(
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.scales for part in parts]),
-        torch.cat(zeros) if zeros else None,
-        parts[0].bits,
-    )
+    """Stack matrices with the same inputs, bits and groups: [sum of out, in]."""
+    bits, zeros = parts[0].bits, None
+    if any(part.zeros is not None for part in parts):
+        zeros = torch.cat([_zeros_of(part) for part in parts])
+    codes, scales = [part.codes for part in parts], [part.scales for part in parts]
+    return QuantizedTensor(torch.cat(codes), torch.cat(scales), zeros, bits)
+
+
+def _zeros_of(tensor: QuantizedTensor) -> Tensor:
+    if tensor.zeros is not None:
+        return tensor.zeros
+    return torch.full_like(tensor.scales, 1 << (tensor.bits - 1), dtype=torch.uint8)

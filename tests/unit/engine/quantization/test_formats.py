@@ -12,6 +12,7 @@ from quickmatch.engine.quantization.formats import (
     WeightFormat,
     find_format,
     group_size_of,
+    join,
     quantize,
 )
 
@@ -53,3 +54,20 @@ def test_group_sizes_divide_the_width() -> None:
 def test_unknown_formats_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"no weight format 'int3'; there are: int8, int4"):
         find_format("int3")
+
+
+def test_matrices_are_joined_with_and_without_zero_points() -> None:
+    # Guards: a part whose zero points all lie in the middle makes the others dense.
+    form = WeightFormat(name="int4-asym", bits=4, group_size=32, is_symmetric=False)
+    plain = WeightFormat(name="int4", bits=4, group_size=32, is_symmetric=True)
+    parts = [quantize(WEIGHT, form), quantize(WEIGHT[:8], plain)]
+    joined = join(parts)
+    assert joined.shape == (32, 256)
+    right = torch.cat([part.dequantized() for part in parts])
+    assert torch.equal(joined.dequantized(), right)
+
+
+def test_scales_are_numbers_that_folders_and_kernels_can_keep() -> None:
+    for form in FORMATS.values():
+        scales = quantize(WEIGHT * 1e-3, form).scales * 256
+        assert torch.equal(scales.half().float(), scales)
