@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "memory.hpp"
 #include "product.hpp"
@@ -204,9 +205,10 @@ struct IntPanels {
     std::size_t group, num_scales, num_outputs;
 };
 
-template <int kBits, int kRows, int kPanels>
+// kFetches: what lies at `ahead`, as long as the panels, is wanted in the cache meanwhile.
+template <int kBits, int kRows, int kPanels, bool kFetches>
 QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
-                                 const Target& to) {
+                                 const Target& to, const char* ahead) {
     const __m512i low_half = _mm512_set1_epi8(0x0F);
     const std::uint8_t* weight = panels.data;
     __m512 totals[kRows][kPanels];
@@ -226,22 +228,26 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
             QM_UNROLL
             for (int n = 0; n < kPanels; ++n) sums[r][n] = start;
         }
-        for (std::size_t i = 0; i < panels.group; i += 32 / kBits) {
+        for (std::size_t i = 0; i < panels.group; i += kLanes) {
             QM_UNROLL
-            for (int half = 0; half < 8 / kBits; ++half) {
+            for (int quad = 0; quad < 4; ++quad) {
                 __m512i columns[kPanels];
                 QM_UNROLL
                 for (int n = 0; n < kPanels; ++n) {
-                    columns[n] = _mm512_load_si512(weight + n * kPanel * 4);
+                    const int vector = quad * kBits / 8 * kPanels + n;
+                    columns[n] = _mm512_load_si512(weight + vector * kPanel * 4);
+                    if (kFetches && quad % (8 / kBits) == 0) {
+                        _mm_prefetch(ahead + vector * kPanel * 4, _MM_HINT_T1);
+                    }
                     if constexpr (kBits == 4) {
-                        if (half == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
+                        if (quad % 2 == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
                         columns[n] = _mm512_and_si512(columns[n], low_half);
                     }
                 }
                 QM_UNROLL
                 for (int r = 0; r < kRows; ++r) {
                     std::int32_t four;
-                    std::memcpy(&four, codes[r] + i + 4 * half, sizeof four);
+                    std::memcpy(&four, codes[r] + i + 4 * quad, sizeof four);
                     const __m512i each = _mm512_set1_epi32(four);
                     QM_UNROLL
                     for (int n = 0; n < kPanels; ++n) {
@@ -249,7 +255,8 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
                     }
                 }
             }
-            weight += kPanels * kPanel * 4;
+            weight += kBits / 2 * kPanels * kPanel * 4;
+            ahead += kBits / 2 * kPanels * kPanel * 4;
         }
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) codes[r] += panels.group;
@@ -291,11 +298,23 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
     for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t first = num_rows * tile / num_tiles;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
+        // The second tile finds the weight in the cache: it is the time to fetch the next panels. Only
+        // of 4 bits: those of 8, twice as long, took longer for it.
+        const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
+        const char* ahead = reinterpret_cast<const char*>(panels.data) + size;
+        const auto run = [&](auto count) {
+            constexpr int kRows = decltype(count)::value;
+            if (kBits == 4 && tile == 1) {
+                multiply_int_tile<kBits, kRows, kPanels, true>(panels, rows, first, part, ahead);
+            } else {
+                multiply_int_tile<kBits, kRows, kPanels, false>(panels, rows, first, part, ahead);
+            }
+        };
         switch (num_rows * (tile + 1) / num_tiles - first) {
-            case 1: multiply_int_tile<kBits, 1, kPanels>(panels, rows, first, part); break;
-            case 2: multiply_int_tile<kBits, 2, kPanels>(panels, rows, first, part); break;
-            case 3: multiply_int_tile<kBits, 3, kPanels>(panels, rows, first, part); break;
-            default: multiply_int_tile<kBits, 4, kPanels>(panels, rows, first, part);
+            case 1: run(std::integral_constant<int, 1>()); break;
+            case 2: run(std::integral_constant<int, 2>()); break;
+            case 3: run(std::integral_constant<int, 3>()); break;
+            default: run(std::integral_constant<int, 4>());
         }
     }
 }
