@@ -30,11 +30,15 @@ class Sharing {
         if (num_rows > kMostRows) return;
         Way& way = way_of(num_rows);
         const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
-        // The first of a trial finds helpers asleep, or is the last that they are awake for.
-        if (way.is_trial && (way.num_steps - 1) % kTrialEvery == 0) return;
         double& mean = way.is_shared ? way.shared_s : way.alone_s;
-        mean += (std::min(seconds, kMostTimes * (mean == 0 ? seconds : mean)) - mean) *
-                (mean == 0 ? 1.0 : kRate);
+        if (!way.is_trial) {
+            mean = mean == 0 ? seconds : mean + (std::min(seconds, kMostTimes * mean) - mean) * kRate;
+        } else if (const std::size_t step = (way.num_steps - 1) % kTrialEvery; step == 0) {
+            way.trial_s = 0;  // the first finds helpers asleep, or is the last that they are awake for
+        } else {
+            way.trial_s += seconds / (kTrial - 1);
+            if (step == kTrial - 1) mean = way.trial_s;
+        }
         if (way.shared_s > 0 && way.alone_s > 0) way.is_better_shared = way.shared_s < way.alone_s;
     }
 
@@ -42,13 +46,14 @@ class Sharing {
     using Clock = std::chrono::steady_clock;
 
     static constexpr std::size_t kMostRows = 7;  // beyond, sharing always pays
-    static constexpr std::size_t kTrialEvery = 512, kTrial = 5;  // steps
+    static constexpr std::size_t kTrialEvery = 256, kTrial = 5;  // steps
     static constexpr double kRate = 1.0 / 8, kMostTimes = 4;     // a stall counts, but not as a hundred steps
 
     struct Way {
         std::size_t num_steps = kTrialEvery - 4;  // the first trial comes soon
         bool is_trial = false, is_shared = false, is_better_shared = false;
-        double shared_s = 0, alone_s = 0;  // means; 0: not timed yet
+        double shared_s = 0, alone_s = 0;  // means of late, or of the last trial; 0: not timed yet
+        double trial_s = 0;
     };
 
     Way& way_of(std::size_t num_rows) { return ways_[num_rows - 1]; }

@@ -91,7 +91,7 @@ class Rests:
     def arrived(self, *, is_watched: bool) -> None:
         """A new request has come. is_watched: a head can show at once what it is worth there."""
         self._has_new_request = True
-        if is_watched and self._saved >= 0.0:
+        if is_watched and self._saved >= self._look_cost:
             self._look()
 
     def wake(self) -> None:
