@@ -205,10 +205,9 @@ struct IntPanels {
     std::size_t group, num_scales, num_outputs;
 };
 
-// kFetches: what lies at `ahead`, as long as the panels, is wanted in the cache meanwhile.
-template <int kBits, int kRows, int kPanels, bool kFetches>
+template <int kBits, int kRows, int kPanels>
 QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
-                                 const Target& to, const char* ahead) {
+                                 const Target& to, Ahead ahead) {
     const __m512i low_half = _mm512_set1_epi8(0x0F);
     const std::uint8_t* weight = panels.data;
     __m512 totals[kRows][kPanels];
@@ -236,14 +235,12 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
                 for (int n = 0; n < kPanels; ++n) {
                     const int vector = quad * kBits / 8 * kPanels + n;
                     columns[n] = _mm512_load_si512(weight + vector * kPanel * 4);
-                    if (kFetches && quad % (8 / kBits) == 0) {
-                        _mm_prefetch(ahead + vector * kPanel * 4, _MM_HINT_T1);
-                    }
                     if constexpr (kBits == 4) {
                         if (quad % 2 == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
                         columns[n] = _mm512_and_si512(columns[n], low_half);
                     }
                 }
+                ahead.fetch();
                 QM_UNROLL
                 for (int r = 0; r < kRows; ++r) {
                     std::int32_t four;
@@ -256,7 +253,6 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
                 }
             }
             weight += kBits / 2 * kPanels * kPanel * 4;
-            ahead += kBits / 2 * kPanels * kPanel * 4;
         }
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) codes[r] += panels.group;
@@ -298,17 +294,10 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
     for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t first = num_rows * tile / num_tiles;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
-        // The second tile finds the weight in the cache: it is the time to fetch the next panels. Only
-        // of 4 bits: those of 8, twice as long, took longer for it.
         const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
-        const char* ahead = reinterpret_cast<const char*>(panels.data) + size;
+        const Ahead ahead(panels.data + size, num_tiles > 1 ? size : 0, kPanels * kBits / 8, tile, num_tiles);
         const auto run = [&](auto count) {
-            constexpr int kRows = decltype(count)::value;
-            if (kBits == 4 && tile == 1) {
-                multiply_int_tile<kBits, kRows, kPanels, true>(panels, rows, first, part, ahead);
-            } else {
-                multiply_int_tile<kBits, kRows, kPanels, false>(panels, rows, first, part, ahead);
-            }
+            multiply_int_tile<kBits, decltype(count)::value, kPanels>(panels, rows, first, part, ahead);
         };
         switch (num_rows * (tile + 1) / num_tiles - first) {
             case 1: run(std::integral_constant<int, 1>()); break;

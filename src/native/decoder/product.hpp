@@ -25,6 +25,7 @@ namespace quickmatch::decoder {
 constexpr std::size_t kPanel = 16;       // outputs of a panel
 constexpr std::size_t kGroup = 4;        // panels that stand together
 constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32 registers
+constexpr std::size_t kCacheLine = 64;   // bytes
 
 // Sixteen dwords, one of each of up to sixteen rows that lie `stride` bytes apart; 0 beyond those.
 QM_AVX512_INLINE __m512i take_column(const void* first, std::size_t stride, std::size_t num_rows) {
@@ -90,6 +91,28 @@ class Weight {
     float* bias_ = nullptr;
 };
 
+// The weights that come next, fetched while others are multiplied, in as many shares as there are
+// tiles of rows: all but the first tile find theirs in the cache, and memory would stand idle meanwhile.
+class Ahead {
+  public:
+    // from: where the next panels begin; size: their bytes; lines: what a tile reads between two calls.
+    Ahead(const void* from, std::size_t size, std::size_t lines, std::size_t tile, std::size_t num_tiles)
+        : next_(static_cast<const char*>(from) + size * tile / num_tiles),
+          end_(static_cast<const char*>(from) + size * (tile + 1) / num_tiles),
+          step_((num_tiles < lines ? 2 : 1) * kCacheLine) {}
+
+    QM_AVX512_INLINE void fetch() {
+        if (next_ >= end_) return;
+        _mm_prefetch(next_, _MM_HINT_T1);
+        _mm_prefetch(next_ + step_ - kCacheLine, _MM_HINT_T1);
+        next_ += step_;
+    }
+
+  private:
+    const char *next_, *end_;
+    std::size_t step_;
+};
+
 // Where a product's sums go: a matrix of `stride` columns, set or added to.
 struct Target {
     float* data;
@@ -113,7 +136,7 @@ QM_AVX512_INLINE void put_sums(__m512 sum, std::size_t panel, const float* bias,
 template <int kRows, int kPanels>
 QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
                              std::size_t x_stride, const float* bias, const Target& to,
-                             std::size_t num_outputs) {
+                             std::size_t num_outputs, Ahead ahead) {
     __m512 sums[kRows][kPanels];
     QM_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -127,6 +150,7 @@ QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, con
             columns[n] = reinterpret_cast<__m512bh>(
                 _mm512_load_si512(weight + (p * kPanels + n) * kPanel));
         }
+        ahead.fetch();
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             std::int32_t pair;
@@ -156,13 +180,16 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
         const std::size_t rows = num_rows * (tile + 1) / num_tiles - first;
         const Bf16* from = x + first * x_stride;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
+        const std::uint32_t* next = weight + pairs * kPanels * kPanel;
+        const std::size_t size = num_tiles == 1 ? 0 : pairs * kPanels * kCacheLine;
+        const Ahead ahead(next, size, kPanels, tile, num_tiles);
         switch (rows) {
-            case 1: multiply_tile<1, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
-            case 2: multiply_tile<2, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
-            case 3: multiply_tile<3, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
-            case 4: multiply_tile<4, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
-            case 5: multiply_tile<5, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs); break;
-            default: multiply_tile<6, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs);
+            case 1: multiply_tile<1, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
+            case 2: multiply_tile<2, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
+            case 3: multiply_tile<3, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
+            case 4: multiply_tile<4, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
+            case 5: multiply_tile<5, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
+            default: multiply_tile<6, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead);
         }
     }
 }
