@@ -1,26 +1,13 @@
 """The native pass beside torch's; a row's bits are the same whatever stands beside it."""
 
-import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
-from quickmatch.engine.batch import SampleState, Span, StepBatch
+from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.forward_pass import PassSize
@@ -29,48 +16,23 @@ from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.native_pass import NativePass, why_not_native
 from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.speculation.config import SpeculationConfig
-from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.torch_pass import TorchPass
 from quickmatch.engine.wire import Generate
-from tests.parity.models import save_model
+from tests.parity.native_steps import (
+    CPU,
+    KINDS,
+    SIZE,
+    TABLES,
+    check_bits_of_rows,
+    check_moved_nodes,
+    folders,
+    run,
+    span_of,
+    steps,
+    text_of,
+)
 
-CPU = torch.device("cpu")
-SIZE = PassSize(num_blocks=120, block_size=32, max_model_len=512)
-STATE = SampleState(SamplingParams(), 0, [0])
-_SHAPE: dict[str, Any] = {
-    "vocab_size": 199,  # no multiple of a panel
-    "hidden_size": 96,
-    "intermediate_size": 208,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.15,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-}
-KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),
-    "llama-tied-mha": (
-        LlamaConfig,
-        LlamaForCausalLM,
-        {"tie_word_embeddings": True, "num_key_value_heads": 6, "head_dim": 64},
-    ),
-    "mistral-window": (MistralConfig, MistralForCausalLM, {"sliding_window": 256}),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
-    "qwen3-wide-heads": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 96}),
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {}
-    for kind, (config, model, options) in KINDS.items():
-        torch.manual_seed(1)
-        settings = config(**{**_SHAPE, **options})
-        made[kind] = save_model(model(settings).bfloat16(), tmp_path_factory.mktemp(kind))
-    return made
+__all__ = ["folders"]  # a fixture
 
 
 def load(folder: Path) -> tuple[NativePass, TorchPass, TorchPass, ModelConfig]:
@@ -86,57 +48,6 @@ def load(folder: Path) -> tuple[NativePass, TorchPass, TorchPass, ModelConfig]:
     return NativePass(folder, model, SIZE), others[0], others[1], model
 
 
-def span_of(
-    batch: StepBatch,
-    tokens: list[int],
-    context: int,
-    table: list[int],
-    *,
-    tree: DraftTree | None = None,
-    adapter_row: int = -1,
-) -> None:
-    """Append a sequence's new tokens, tokens[context:], or its last one and a tree."""
-    new = tokens[context:] if tree is None else [tokens[context], *tree.token_ids]
-    depths = range(len(new)) if tree is None else [0, *tree.depths()]
-    batch.spans.append(
-        Span(len(batch.token_ids), len(new), context, table, adapter_row, STATE, tree)
-    )
-    batch.token_ids += new
-    batch.positions += [context + depth for depth in depths]
-    batch.slots += [table[i // 32] * 32 + i % 32 for i in range(context, context + len(new))]
-
-
-def run(a_pass: Any, batch: StepBatch, aux: tuple[int, ...] = ()) -> Tensor:
-    logits = a_pass.run(batch, list(range(len(batch.token_ids))), aux).logits
-    return logits.float().clone()  # type: ignore[no-any-return]
-
-
-def text_of(seed: int, length: int) -> list[int]:
-    chance = random.Random(seed)
-    return [chance.randrange(1, 199) for _ in range(length)]
-
-
-TABLES = [list(range(i, i + 16)) for i in (0, 20, 40, 60, 80, 100)]
-
-
-def steps() -> list[StepBatch]:
-    """Prompts of several lengths, one in two chunks; then decodes, a tree and a chunk together."""
-    texts = [text_of(i, 420) for i in range(4)]
-    first, second = StepBatch([], [], [], []), StepBatch([], [], [], [])
-    for text, table, (start, end) in zip(
-        texts, TABLES, [(33, 34), (7, 8), (300, 301), (50, 83)], strict=False
-    ):
-        span_of(first, text[:start], 0, table)
-        if start == 7:
-            tree = DraftTree()
-            for parent, token in ((-1, 5), (-1, 6), (1, 7), (0, 8), (2, 9), (1, 9)):
-                tree.add(token, parent, 0.5, Source.HEAD)
-            span_of(second, text, 7, table, tree=tree)
-        else:
-            span_of(second, text[:end], start, table)
-    return [first, second]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_nearer_to_float32_than_torch_in_bfloat16(
     kind: str, folders: dict[str, Path]
@@ -150,60 +61,16 @@ def test_logits_are_nearer_to_float32_than_torch_in_bfloat16(
         assert error.mean() < 0.02 * right.abs().mean()
 
 
+@pytest.mark.parametrize("context", [290, 291])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_has_the_same_bits_alone_beside_others_and_in_a_tree(
-    kind: str, folders: dict[str, Path]
+    kind: str, context: int, folders: dict[str, Path]
 ) -> None:
-    native, *_ = load(folders[kind])
-    text = text_of(9, 330)
-    prompt = StepBatch([], [], [], [])
-    span_of(prompt, text[:290], 0, TABLES[0])
-    run(native, prompt)
-    alone = []
-    for i in range(290, 300):
-        one = StepBatch([], [], [], [])
-        span_of(one, text[: i + 1], i, TABLES[0])
-        alone.append(run(native, one)[0])
-    # The same tokens as one chunk, beside another sequence's prompt.
-    beside = StepBatch([], [], [], [])
-    span_of(beside, text_of(3, 45), 0, TABLES[1])
-    span_of(beside, text[:300], 290, TABLES[0])
-    assert torch.equal(run(native, beside)[45:], torch.stack(alone))
-    # And as the right path of a tree, between wrong ones.
-    tree, path, parent = DraftTree(), [], -1
-    for token in text[291:300]:
-        tree.add(3, parent, 0.5, Source.HEAD)
-        tree.add(token, parent, 0.5, Source.HEAD)
-        parent = len(tree) - 1
-        path.append(1 + parent)
-        tree.add(4, parent, 0.5, Source.HEAD)
-    drafted = StepBatch([], [], [], [])
-    span_of(drafted, text, 290, TABLES[0], tree=tree)
-    logits = run(native, drafted)
-    assert torch.equal(logits[[0, *path]], torch.stack(alone))
+    check_bits_of_rows(load(folders[kind])[0], context)
 
 
 def test_accepted_nodes_are_moved_to_their_places(folders: dict[str, Path]) -> None:
-    native, *_ = load(folders["qwen2"])
-    text = text_of(2, 40)
-    plain = StepBatch([], [], [], [])
-    span_of(plain, text[:36], 0, TABLES[0])
-    span_of(plain, text[:33], 0, TABLES[1])
-    run(native, plain)
-    tree = DraftTree()
-    for token, parent in ((9, -1), (text[34], -1), (8, 1), (text[35], 1)):
-        tree.add(token, parent, 0.5, Source.HEAD)
-    drafted = StepBatch([], [], [], [])
-    span_of(drafted, text, 33, TABLES[1], tree=tree)
-    run(native, drafted)
-    base = TABLES[1][1] * 32
-    native.move([base + 3, base + 5], [base + 2, base + 3])  # nodes 1 and 3, to tokens 34 and 35
-    last = []
-    for table in TABLES[:2]:
-        batch = StepBatch([], [], [], [])
-        span_of(batch, text[:37], 36, table)
-        last.append(run(native, batch))
-    assert torch.equal(*last)
+    check_moved_nodes(load(folders["qwen2"])[0])
 
 
 def test_hidden_states_are_those_of_float32(folders: dict[str, Path]) -> None:

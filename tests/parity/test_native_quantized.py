@@ -9,7 +9,6 @@ import torch
 from quickmatch.core.errors import ConfigError, ModelLoadError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
-from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.config import EngineConfig, Quantization
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.model_config import read_model_config
@@ -17,19 +16,17 @@ from quickmatch.engine.native_pass import NativePass, why_not_native
 from quickmatch.engine.quantization.formats import FORMATS, find_format
 from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.speculation.config import SpeculationConfig
-from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.torch_pass import TorchPass
 from quickmatch.engine.wire import Generate
-from tests.parity.test_native_pass import (
+from tests.parity.native_steps import (
     CPU,
     KINDS,
     SIZE,
-    TABLES,
+    check_bits_of_rows,
+    check_moved_nodes,
     folders,
     run,
-    span_of,
     steps,
-    text_of,
 )
 
 __all__ = ["folders"]  # a fixture
@@ -82,54 +79,15 @@ def test_keys_and_values_in_eight_bits_are_nearly_those_in_sixteen(
 
 
 def test_accepted_nodes_keep_their_bits_when_they_are_moved(folders: dict[str, Path]) -> None:
-    native = native_of(folders["qwen3-wide-heads"], INT8_KV)
-    text = text_of(2, 40)
-    plain, drafted = StepBatch([], [], [], []), StepBatch([], [], [], [])
-    span_of(plain, text[:36], 0, TABLES[0])
-    span_of(plain, text[:33], 0, TABLES[1])
-    run(native, plain)
-    tree = DraftTree()
-    for token, parent in ((9, -1), (text[34], -1), (8, 1), (text[35], 1)):
-        tree.add(token, parent, 0.5, Source.HEAD)
-    span_of(drafted, text, 33, TABLES[1], tree=tree)
-    run(native, drafted)
-    base = TABLES[1][1] * 32
-    native.move([base + 3, base + 5], [base + 2, base + 3])
-    last = []
-    for table in TABLES[:2]:
-        batch = StepBatch([], [], [], [])
-        span_of(batch, text[:37], 36, table)
-        last.append(run(native, batch))
-    assert torch.equal(*last)
+    check_moved_nodes(native_of(folders["qwen3-wide-heads"], INT8_KV))
 
 
+@pytest.mark.parametrize("context", [290, 291])
 @pytest.mark.parametrize("form", [*FORMATS, INT8_KV])
 def test_a_row_has_the_same_bits_alone_beside_others_and_in_a_tree(
-    form: str, folders: dict[str, Path]
+    form: str, context: int, folders: dict[str, Path]
 ) -> None:
-    native = native_of(folders["qwen2"], form)
-    text = text_of(9, 330)
-    prompt = StepBatch([], [], [], [])
-    span_of(prompt, text[:290], 0, TABLES[0])
-    run(native, prompt)
-    alone = []
-    for i in range(290, 300):
-        one = StepBatch([], [], [], [])
-        span_of(one, text[: i + 1], i, TABLES[0])
-        alone.append(run(native, one)[0])
-    beside = StepBatch([], [], [], [])
-    span_of(beside, text_of(3, 45), 0, TABLES[1])
-    span_of(beside, text[:300], 290, TABLES[0])
-    assert torch.equal(run(native, beside)[45:], torch.stack(alone))
-    tree, path, parent = DraftTree(), [], -1
-    for token in text[291:300]:
-        tree.add(3, parent, 0.5, Source.HEAD)
-        tree.add(token, parent, 0.5, Source.HEAD)
-        parent = len(tree) - 1
-        path.append(1 + parent)
-    drafted = StepBatch([], [], [], [])
-    span_of(drafted, text, 290, TABLES[0], tree=tree)
-    assert torch.equal(run(native, drafted)[[0, *path]], torch.stack(alone))
+    check_bits_of_rows(native_of(folders["qwen2"], form), context)
 
 
 def texts_of(quantization: Quantization, drafters: tuple[str, ...]) -> list[list[int]]:

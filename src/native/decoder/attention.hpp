@@ -1,12 +1,14 @@
 // Attention of a step's rows over the paged keys and values: decodes, drafts and prompts alike.
 //
 // A row sees the tokens before its span, and of its span those before it, itself included; a draft's
-// node only its ancestors. Up to four queries of one span and key head share a pass over the chunks:
-// scores of all their tokens first, then the weights, then the sum of the values.
+// node only its ancestors. Up to sixteen queries of one span and key head share a pass over the chunks:
+// scores of all their tokens first, then the weights, then the sum of the values, four chunks at a
+// time, which stay in the first cache while all queries read them.
 //
-// A query's scores do not depend on where a token lies in its chunk, and its values are added up
-// token after token; a token that it does not see adds an exact zero. So a node of a draft gets the
-// bits that plain decoding would give the same token.
+// A query's scores do not depend on where a token lies in its chunk. Its values are added up two
+// tokens at a time, by their place in the text: those of a draft's branch, which lie apart, are taken
+// up one by one. A token that it does not see adds an exact zero. So a node of a draft gets the bits
+// that plain decoding would give the same token.
 #pragma once
 
 #include "isa.hpp"
@@ -48,9 +50,8 @@ struct Heads {
     std::size_t group() const { return num_query / num_kv; }
 };
 
-constexpr std::size_t kTileQueries = 4;
-constexpr std::size_t kLine = 64;    // bytes of the cache's unit: one pair of a chunk's keys
-constexpr std::size_t kAbreast = 4;  // chunks scored at a time: sums that do not wait for each other
+constexpr std::size_t kTileQueries = 16;  // that share a pass over the chunks
+constexpr std::size_t kQueriesAbreast = 6;  // whose sums are in registers at a time, at most
 
 class Attention {
   public:
@@ -71,9 +72,10 @@ class Attention {
             }
         }
         team.share(items_.size(), [&](std::size_t first, std::size_t last) {
+            thread_local Tile tile;
             thread_local Scratch<float> scratch;
             for (std::size_t i = first; i < last; ++i) {
-                run_item(items_[i], kv, views, marks, queries, out, scratch);
+                run_item(items_[i], kv, views, marks, queries, out, tile, scratch);
             }
         });
     }
@@ -88,29 +90,106 @@ class Attention {
         Bf16* to;
         const View* view;
     };
+    // What a tile of queries works on. Tokens of a row's scores count from chunk `first`.
+    struct Tile {
+        Query asked[kTileQueries];
+        std::size_t count, head;
+        const std::uint32_t* chunks;
+        std::size_t first, last, high;    // chunks; tokens that any query sees end before high
+        std::size_t all_from, all_until;  // tokens that all queries see, but for a draft's
+        std::size_t width;                // tokens of a row of scores, a multiple of 32
+        float* scores;                    // [queries, width], and in their place the weights
+        float* sums;                      // [queries, dim]
+        float totals[kTileQueries];       // of the weights
+        // Tokens that lie apart from their place in the text, and their weights.
+        std::vector<std::uint32_t> places[kTileQueries];
+        std::vector<Bf16> tails[kTileQueries];
+
+        // Parts as equal as can be, whose queries have their sums in registers together.
+        std::size_t num_parts() const { return (count + kQueriesAbreast - 1) / kQueriesAbreast; }
+        std::size_t part(std::size_t index) const { return count * index / num_parts(); }
+
+        Bf16* weights(std::size_t q) const { return reinterpret_cast<Bf16*>(scores + q * width); }
+    };
 
     template <typename KV>
     void run_item(const Item& item, const KV& kv, const std::vector<View>& views,
                   const std::vector<std::uint16_t>& marks, const Bf16* queries, Bf16* out,
-                  Scratch<float>& scratch) const {
-        Query asked[kTileQueries];
-        std::size_t low = std::numeric_limits<std::size_t>::max(), high = 0;
+                  Tile& tile, Scratch<float>& scratch) const {
+        std::size_t low = std::numeric_limits<std::size_t>::max();
         const std::size_t group = heads_.group(), stride = heads_.num_query * heads_.dim;
+        tile.count = item.count;
+        tile.head = item.head;
+        tile.chunks = item.span->chunks.data();
+        tile.high = tile.all_from = 0;
+        tile.all_until = low;
         for (std::size_t i = 0; i < item.count; ++i) {
             const std::size_t q = item.first + i, row = item.span->start + q / group;
             const std::size_t column = (item.head * group + q % group) * heads_.dim;
-            asked[i] = {queries + row * stride + column, out + row * stride + column, &views[row]};
-            low = std::min(low, views[row].low);
-            high = std::max(high, views[row].high);
+            const View& view = views[row];
+            tile.asked[i] = {queries + row * stride + column, out + row * stride + column, &view};
+            low = std::min(low, view.low);
+            tile.high = std::max(tile.high, view.high);
+            tile.all_from = std::max(tile.all_from, view.low);
+            tile.all_until = std::min(tile.all_until, view.marks == kNoTree ? view.high : view.context);
         }
-        const std::size_t first = low / kChunk, last = (high + kChunk - 1) / kChunk;
-        float* scores = scratch.at_least(kTileQueries * (last - first) * kChunk);
-        const std::uint32_t* chunks = item.span->chunks.data();
-        switch (item.count) {
-            case 1: attend<1>(kv, item.head, chunks, first, last, high, asked, marks, scores); break;
-            case 2: attend<2>(kv, item.head, chunks, first, last, high, asked, marks, scores); break;
-            case 3: attend<3>(kv, item.head, chunks, first, last, high, asked, marks, scores); break;
-            default: attend<4>(kv, item.head, chunks, first, last, high, asked, marks, scores);
+        tile.first = low / kChunk / 2 * 2;  // even, as weights are added up by thirty-two
+        tile.last = (tile.high + kChunk - 1) / kChunk;
+        tile.width = (tile.last - tile.first + 1) / 2 * 2 * kChunk;
+        const std::size_t num_scores = item.count * tile.width;
+        tile.scores = scratch.at_least(num_scores + item.count * heads_.dim);
+        tile.sums = tile.scores + num_scores;
+        score_all(kv, tile, marks);
+        for (std::size_t q = 0; q < tile.count; ++q) weigh(tile, q, marks);
+        add_all(kv, tile);
+        for (std::size_t q = 0; q < tile.count; ++q) finish(tile, q);
+    }
+
+    template <typename KV>
+    void score_all(const KV& kv, Tile& tile, const std::vector<std::uint16_t>& marks) const {
+        typename KV::Query queries[kTileQueries];
+        for (std::size_t q = 0; q < tile.count; ++q) kv.prepare(tile.asked[q].from, queries[q]);
+        for (std::size_t c = tile.first; c < tile.last; c += kAbreast) {
+            for (std::size_t part = 0; part < tile.num_parts(); ++part) {
+                const std::size_t q = tile.part(part);
+                switch (tile.part(part + 1) - q) {
+                    case 1: score<1>(kv, tile, c, q, queries + q, marks); break;
+                    case 2: score<2>(kv, tile, c, q, queries + q, marks); break;
+                    case 3: score<3>(kv, tile, c, q, queries + q, marks); break;
+                    case 4: score<4>(kv, tile, c, q, queries + q, marks); break;
+                    case 5: score<5>(kv, tile, c, q, queries + q, marks); break;
+                    default: score<6>(kv, tile, c, q, queries + q, marks);
+                }
+            }
+        }
+    }
+
+    // Scores of chunks c .. c + kAbreast for some queries; -inf for what they do not see.
+    template <int kQueries, typename KV>
+    QM_AVX512 void score(const KV& kv, const Tile& tile, std::size_t c, std::size_t q0,
+                         const typename KV::Query* queries, const std::vector<std::uint16_t>& marks) const {
+        // The last chunk is scored twice where their number is odd: the same scores.
+        std::size_t now[kAbreast];
+        const char* ahead[kAbreast];
+        const bool is_end = c + kAbreast >= tile.last;
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            now[i] = tile.chunks[std::min(c + i, tile.last - 1)];
+            const std::size_t next = is_end ? tile.first + i : c + kAbreast + i;
+            const std::uint32_t chunk = tile.chunks[std::min(next, tile.last - 1)];
+            ahead[i] = is_end ? reinterpret_cast<const char*>(kv.values(chunk, tile.head))
+                              : reinterpret_cast<const char*>(kv.keys(chunk, tile.head));
+        }
+        __m512 sums[kAbreast][kQueries];
+        kv.template score<kQueries>(tile.head, now, ahead, queries, sums);
+        const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+        const bool sees_all = c * kChunk >= tile.all_from && (c + kAbreast) * kChunk <= tile.all_until;
+        for (std::size_t i = 0; i < kAbreast && c + i < tile.last; ++i) {
+            float* to = tile.scores + (c + i - tile.first) * kChunk;
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) {
+                const __mmask16 mask = sees_all ? __mmask16(0xFFFF) : seen(*tile.asked[q0 + q].view, c + i, marks);
+                _mm512_storeu_ps(to + (q0 + q) * tile.width, _mm512_mask_blend_ps(mask, hidden, sums[i][q]));
+            }
         }
     }
 
@@ -129,180 +208,130 @@ class Attention {
         return static_cast<__mmask16>(mask);
     }
 
-    // What the products of a chunk's keys read of a query.
-    struct Bf16Query {
-        const Bf16* from;
-    };
-    static void prepare(const PagedKV&, const Bf16* from, std::size_t, Bf16Query& to) { to.from = from; }
-    static void prepare(const Int8KV&, const Bf16* from, std::size_t dim, RoundedHead& to) {
-        round_head(from, dim, to);
-    }
-    static Bf16Query prepared_for(const PagedKV&) { return {}; }
-    static RoundedHead prepared_for(const Int8KV&) { return {}; }
-
-    // Products of kAbreast chunks' keys with the queries. ahead: what is read next, as long as they.
-    template <int kQueries>
-    QM_AVX512_INLINE void score(const PagedKV& kv, std::size_t head, const std::size_t* chunks,
-                                const char* const* ahead, const Bf16Query* queries,
-                                __m512 (&sums)[kAbreast][kQueries]) const {
-        const std::uint32_t* keys[kAbreast];
-        QM_UNROLL
-        for (std::size_t i = 0; i < kAbreast; ++i) {
-            keys[i] = kv.keys(chunks[i], head);
-            QM_UNROLL
-            for (int q = 0; q < kQueries; ++q) sums[i][q] = _mm512_setzero_ps();
+    // From a query's scores to its weights, in bfloat16, and their total.
+    QM_AVX512 void weigh(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
+        // Powers of two are taken instead of e's, with the factor in the scale.
+        const __m512 scale = _mm512_set1_ps(1.44269504f / std::sqrt(static_cast<float>(heads_.dim)));
+        const std::size_t num_tokens = (tile.last - tile.first) * kChunk;
+        const float* scores = tile.scores + q * tile.width;
+        __m512 largest = _mm512_loadu_ps(scores);
+        for (std::size_t i = kChunk; i < num_tokens; i += kChunk) {
+            largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + i));
         }
-        for (std::size_t p = 0; p < heads_.dim / 2; ++p) {
-            QM_UNROLL
-            for (std::size_t i = 0; i < kAbreast; ++i) {
-                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
-                const auto key = reinterpret_cast<__m512bh>(_mm512_load_si512(keys[i] + p * kChunk));
-                QM_UNROLL
-                for (int q = 0; q < kQueries; ++q) {
-                    std::int32_t pair;
-                    std::memcpy(&pair, queries[q].from + 2 * p, sizeof pair);
-                    const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-                    sums[i][q] = _mm512_dpbf16_ps(sums[i][q], key, both);
+        const __m512 top = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(largest)), scale);
+        Bf16* weights = tile.weights(q);
+        for (std::size_t i = 0; i < tile.width; i += 2 * kChunk) {
+            const __m512 low = exp2_16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), scale, top));
+            __m512 high = _mm512_setzero_ps();
+            if (i + kChunk < num_tokens) {
+                high = exp2_16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + kChunk), scale, top));
+            }
+            const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
+            std::memcpy(weights + i, &both, sizeof both);
+        }
+        tile.places[q].clear();
+        if (tile.asked[q].view->marks != kNoTree) find_branch(tile, q, marks);
+        put_branch(tile, q);
+        tile.totals[q] = total_of(weights, tile.width);
+        take_branch(tile, q);
+    }
+
+    // Note the places of the tokens behind the context if they are not those of the text.
+    void find_branch(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
+        const View& view = *tile.asked[q].view;
+        std::vector<std::uint32_t>& places = tile.places[q];
+        if (view.context % 2 == 1) places.push_back(std::uint32_t(view.context - 1));
+        for (std::size_t at = view.context; at < view.high; ++at) {
+            if (seen(view, at / kChunk, marks) >> at % kChunk & 1) places.push_back(std::uint32_t(at));
+        }
+        const std::size_t start = view.context / 2 * 2;
+        if (places.empty() || places.back() + 1 == start + places.size()) places.clear();
+    }
+
+    // Put a branch's weights where plain decoding has them...
+    void put_branch(Tile& tile, std::size_t q) const {
+        std::vector<Bf16>& tail = tile.tails[q];
+        tail.clear();
+        if (tile.places[q].empty()) return;
+        Bf16* weights = tile.weights(q);
+        const std::size_t origin = tile.first * kChunk;
+        for (const std::uint32_t place : tile.places[q]) tail.push_back(weights[place - origin]);
+        const std::size_t start = tile.asked[q].view->context / 2 * 2 - origin;
+        std::fill(weights + start, weights + tile.width, Bf16{0});
+        std::copy(tail.begin(), tail.end(), weights + start);
+    }
+
+    // ...and take them out again: what lies there is not what they weigh.
+    void take_branch(Tile& tile, std::size_t q) const {
+        if (tile.places[q].empty()) return;
+        const std::size_t start = tile.asked[q].view->context / 2 * 2 - tile.first * kChunk;
+        std::fill_n(tile.weights(q) + start, tile.places[q].size(), Bf16{0});
+    }
+
+    QM_AVX512 static float total_of(const Bf16* weights, std::size_t width) {
+        const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
+        __m512 total = _mm512_setzero_ps();
+        for (std::size_t i = 0; i < width; i += 2 * kChunk) {
+            total = _mm512_dpbf16_ps(total, reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights + i)), ones);
+        }
+        return _mm512_reduce_add_ps(total);
+    }
+
+    template <typename KV>
+    void add_all(const KV& kv, Tile& tile) const {
+        const std::size_t dim = heads_.dim;
+        std::fill_n(tile.sums, tile.count * dim, 0.0f);
+        // Few queries take all chunks at once, their sums in registers.
+        const std::size_t each = tile.num_parts() == 1 ? tile.last - tile.first : kAbreast;
+        for (std::size_t c = tile.first; c < tile.last; c += each) {
+            const std::size_t end = std::min(c + each, tile.last);
+            for (std::size_t part = 0; part < tile.num_parts(); ++part) {
+                const std::size_t q = tile.part(part);
+                switch (tile.part(part + 1) - q) {
+                    case 1: add_values<1>(kv, tile, c, end, q); break;
+                    case 2: add_values<2>(kv, tile, c, end, q); break;
+                    case 3: add_values<3>(kv, tile, c, end, q); break;
+                    case 4: add_values<4>(kv, tile, c, end, q); break;
+                    case 5: add_values<5>(kv, tile, c, end, q); break;
+                    default: add_values<6>(kv, tile, c, end, q);
                 }
             }
         }
-    }
-
-    template <int kQueries>
-    QM_AVX512_INLINE void score(const Int8KV& kv, std::size_t head, const std::size_t* chunks,
-                                const char* const* ahead, const RoundedHead* queries,
-                                __m512 (&sums)[kAbreast][kQueries]) const {
-        const std::uint8_t* keys[kAbreast];
-        __m512i whole[kAbreast][kQueries];
-        QM_UNROLL
-        for (std::size_t i = 0; i < kAbreast; ++i) {
-            keys[i] = kv.keys(chunks[i], head);
-            QM_UNROLL
-            for (int q = 0; q < kQueries; ++q) whole[i][q] = _mm512_set1_epi32(-128 * queries[q].sum);
-        }
-        for (std::size_t p = 0; p < heads_.dim / 4; ++p) {
-            QM_UNROLL
-            for (std::size_t i = 0; i < kAbreast; ++i) {
-                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
-                const __m512i key = _mm512_load_si512(keys[i] + p * 4 * kChunk);
-                QM_UNROLL
-                for (int q = 0; q < kQueries; ++q) {
-                    std::int32_t four;
-                    std::memcpy(&four, queries[q].codes + 4 * p, sizeof four);
-                    whole[i][q] = _mm512_dpbusd_epi32(whole[i][q], key, _mm512_set1_epi32(four));
+        for (std::size_t q = 0; q < tile.count; ++q) {
+            const std::vector<std::uint32_t>& places = tile.places[q];
+            for (std::size_t i = 0; i < places.size(); i += 2) {
+                const bool has_second = i + 1 < places.size();
+                const Token first{tile.chunks[places[i] / kChunk], places[i] % kChunk, tile.tails[q][i]};
+                Token second = first;
+                second.weight = 0;
+                if (has_second) {
+                    second = {tile.chunks[places[i + 1] / kChunk], places[i + 1] % kChunk, tile.tails[q][i + 1]};
                 }
-            }
-        }
-        QM_UNROLL
-        for (std::size_t i = 0; i < kAbreast; ++i) {
-            const __m512 scales = _mm512_load_ps(kv.key_scales(chunks[i], head));
-            QM_UNROLL
-            for (int q = 0; q < kQueries; ++q) {
-                const __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(queries[q].scale));
-                sums[i][q] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[i][q]), both);
+                kv.add_two(tile.head, first, second, tile.sums + q * dim);
             }
         }
     }
 
     template <int kQueries, typename KV>
-    QM_AVX512 void attend(const KV& kv, std::size_t head, const std::uint32_t* chunks,
-                          std::size_t first, std::size_t last, std::size_t high,
-                          const Query* asked, const std::vector<std::uint16_t>& marks,
-                          float* scores) const {
-        const std::size_t dim = heads_.dim, width = (last - first) * kChunk;
-        const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(dim)));
-        const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-        __m512 largest[kQueries];
-        decltype(prepared_for(kv)) queries[kQueries];
-        for (int q = 0; q < kQueries; ++q) {
-            largest[q] = hidden;
-            prepare(kv, asked[q].from, dim, queries[q]);
-        }
-        for (std::size_t c = first; c < last; c += kAbreast) {
-            // The last chunk is scored twice where their number is odd: the same scores.
-            std::size_t now[kAbreast];
-            const char* ahead[kAbreast];
-            for (std::size_t i = 0; i < kAbreast; ++i) {
-                now[i] = chunks[std::min(c + i, last - 1)];
-                const bool is_end = c + kAbreast >= last;
-                const std::uint32_t next = chunks[std::min(is_end ? first + i : c + kAbreast + i, last - 1)];
-                ahead[i] = is_end ? reinterpret_cast<const char*>(kv.values(next, head))
-                                  : reinterpret_cast<const char*>(kv.keys(next, head));
-            }
-            __m512 sums[kAbreast][kQueries];
-            score<kQueries>(kv, head, now, ahead, queries, sums);
-            for (std::size_t i = 0; i < kAbreast && c + i < last; ++i) {
-                QM_UNROLL
-                for (int q = 0; q < kQueries; ++q) {
-                    const __mmask16 mask = seen(*asked[q].view, c + i, marks);
-                    const __m512 all = _mm512_mul_ps(sums[i][q], scale);
-                    const __m512 kept = _mm512_mask_blend_ps(mask, hidden, all);
-                    largest[q] = _mm512_max_ps(largest[q], kept);
-                    _mm512_storeu_ps(scores + q * width + (c + i - first) * kChunk, kept);
-                }
-            }
-        }
-        for (int q = 0; q < kQueries; ++q) {
-            const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(largest[q]));
-            float* own = scores + q * width;
-            for (std::size_t i = 0; i < width; i += kChunk) {
-                _mm512_storeu_ps(own + i, exp16(_mm512_sub_ps(_mm512_loadu_ps(own + i), top)));
-            }
-        }
-        for (std::size_t d = 0; d < dim; d += 64) {
-            if (dim - d >= 64) {
-                add_values<kQueries, 4>(kv, head, chunks, first, last, high, asked, d, scores);
+    void add_values(const KV& kv, const Tile& tile, std::size_t c, std::size_t end, std::size_t q) const {
+        for (std::size_t d = 0; d < heads_.dim; d += 64) {
+            const Chunks some{tile.chunks, c, end, tile.last, tile.high};
+            const Bf16* weights = tile.weights(q) + (c - tile.first) * kChunk;
+            float* sums = tile.sums + q * heads_.dim + d;
+            // A row of weights is as long as one of scores, which are twice as wide.
+            if (heads_.dim - d >= 64) {
+                kv.template add_values<kQueries, 4>(tile.head, some, d, weights, 2 * tile.width, sums);
             } else {
-                add_values<kQueries, 2>(kv, head, chunks, first, last, high, asked, d, scores);
+                kv.template add_values<kQueries, 2>(tile.head, some, d, weights, 2 * tile.width, sums);
             }
         }
     }
 
-    template <int kQueries, int kParts, typename KV>
-    QM_AVX512 void add_values(const KV& kv, std::size_t head, const std::uint32_t* chunks,
-                              std::size_t first, std::size_t last, std::size_t high,
-                              const Query* asked, std::size_t offset, const float* scores) const {
-        const std::size_t dim = heads_.dim, width = (last - first) * kChunk;
-        __m512 sums[kQueries][kParts], weights[kQueries];
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            weights[q] = _mm512_setzero_ps();
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_setzero_ps();
-        }
-        for (std::size_t c = first; c < last; ++c) {
-            const typename KV::Value* values = kv.values(chunks[c], head) + offset;
-            const float* own = scores + (c - first) * kChunk;
-            const std::size_t count = std::min(kChunk, high - c * kChunk);
-            const typename KV::Value* ahead = kv.values(chunks[std::min(c + kAbreast, last - 1)], head) + offset;
-            for (std::size_t token = 0; token < count; ++token) {
-                QM_UNROLL
-                for (int d = 0; d < kParts; d += 2) {
-                    _mm_prefetch(reinterpret_cast<const char*>(ahead + token * dim + d * 16), _MM_HINT_T0);
-                }
-                const __m512 value_scale = _mm512_set1_ps(kv.value_scale(chunks[c], head, token));
-                __m512 value[kParts];
-                QM_UNROLL
-                for (int d = 0; d < kParts; ++d) value[d] = KV::value16(values + token * dim + d * 16);
-                QM_UNROLL
-                for (int q = 0; q < kQueries; ++q) {
-                    const __m512 weight = _mm512_set1_ps(own[q * width + token]);
-                    weights[q] = _mm512_add_ps(weights[q], weight);
-                    __m512 factor = weight;
-                    if constexpr (KV::kHasScales) factor = _mm512_mul_ps(weight, value_scale);
-                    QM_UNROLL
-                    for (int d = 0; d < kParts; ++d) {
-                        sums[q][d] = _mm512_fmadd_ps(factor, value[d], sums[q][d]);
-                    }
-                }
-            }
-        }
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) {
-                narrow16(asked[q].to + offset + d * 16, _mm512_div_ps(sums[q][d], weights[q]));
-            }
+    QM_AVX512 void finish(const Tile& tile, std::size_t q) const {
+        const __m512 total = _mm512_set1_ps(tile.totals[q]);
+        for (std::size_t d = 0; d < heads_.dim; d += 16) {
+            const __m512 sum = _mm512_loadu_ps(tile.sums + q * heads_.dim + d);
+            narrow16(tile.asked[q].to + d, _mm512_div_ps(sum, total));
         }
     }
 

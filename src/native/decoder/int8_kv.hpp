@@ -46,7 +46,7 @@ QM_AVX512 inline void round_head(const Bf16* from, std::size_t size, RoundedHead
 class Int8KV {
   public:
     using Value = std::int8_t;
-    static constexpr bool kHasScales = true;
+    using Query = RoundedHead;
 
     Int8KV(std::size_t num_slots, std::size_t num_heads, std::size_t head_dim)
         : num_heads_(num_heads),
@@ -68,10 +68,6 @@ class Int8KV {
     }
     float value_scale(std::size_t chunk, std::size_t head, std::size_t token) const {
         return value_scales_.data()[at(chunk, head) + token];
-    }
-    QM_AVX512_INLINE static __m512 value16(const Value* from) {
-        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
     }
 
     // key, value: [head_dim]
@@ -110,7 +106,97 @@ class Int8KV {
         value_scales_.data()[base + lane] = scales[1];
     }
 
+    // ---- attention: see attention.hpp, and PagedKV
+
+    void prepare(const Bf16* from, Query& to) const { round_head(from, head_dim_, to); }
+
+    template <int kQueries>
+    QM_AVX512_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
+                                const Query* queries, __m512 (&sums)[kAbreast][kQueries]) const {
+        const std::uint8_t* own[kAbreast];
+        __m512i whole[kAbreast][kQueries];
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            own[i] = keys(chunks[i], head);
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) whole[i][q] = _mm512_set1_epi32(-128 * queries[q].sum);
+        }
+        for (std::size_t p = 0; p < head_dim_ / 4; ++p) {
+            QM_UNROLL
+            for (std::size_t i = 0; i < kAbreast; ++i) {
+                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
+                const __m512i key = _mm512_load_si512(own[i] + p * 4 * kChunk);
+                QM_UNROLL
+                for (int q = 0; q < kQueries; ++q) {
+                    std::int32_t four;
+                    std::memcpy(&four, queries[q].codes + 4 * p, sizeof four);
+                    whole[i][q] = _mm512_dpbusd_epi32(whole[i][q], key, _mm512_set1_epi32(four));
+                }
+            }
+        }
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            const __m512 scales = _mm512_load_ps(key_scales(chunks[i], head));
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) {
+                const __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(queries[q].scale));
+                sums[i][q] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[i][q]), both);
+            }
+        }
+    }
+
+    template <int kQueries, int kParts>
+    QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+                              std::size_t row_size, float* to) const {
+        __m512 sums[kQueries][kParts];
+        QM_UNROLL
+        for (int q = 0; q < kQueries; ++q) {
+            QM_UNROLL
+            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(to + q * head_dim_ + d * 16);
+        }
+        for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
+            const Value* own = values(some.chunks[c], head) + offset;
+            const Value* ahead = values(some.ahead(c), head) + offset;
+            const std::size_t count = some.num_tokens(c);
+            for (std::size_t token = 0; token < count; ++token) {
+                _mm_prefetch(reinterpret_cast<const char*>(ahead + token * head_dim_), _MM_HINT_T0);
+                const float scale = value_scale(some.chunks[c], head, token);
+                __m512 value[kParts];
+                QM_UNROLL
+                for (int d = 0; d < kParts; ++d) value[d] = whole16(own + token * head_dim_ + d * 16);
+                QM_UNROLL
+                for (int q = 0; q < kQueries; ++q) {
+                    const __m512 factor = _mm512_set1_ps(widen(weights[q * row_size + token]) * scale);
+                    QM_UNROLL
+                    for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_fmadd_ps(factor, value[d], sums[q][d]);
+                }
+            }
+        }
+        QM_UNROLL
+        for (int q = 0; q < kQueries; ++q) {
+            QM_UNROLL
+            for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * head_dim_ + d * 16, sums[q][d]);
+        }
+    }
+
+    QM_AVX512 void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
+        for (const Token& token : {first, second}) {
+            const float scale = value_scale(token.chunk, head, token.lane);
+            const __m512 factor = _mm512_set1_ps(widen(token.weight) * scale);
+            const Value* own = values(token.chunk, head) + token.lane * head_dim_;
+            for (std::size_t d = 0; d < head_dim_; d += 16) {
+                const __m512 sum = _mm512_loadu_ps(to + d);
+                _mm512_storeu_ps(to + d, _mm512_fmadd_ps(factor, whole16(own + d), sum));
+            }
+        }
+    }
+
   private:
+    QM_AVX512_INLINE static __m512 whole16(const Value* from) {
+        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+    }
+
     std::size_t at(std::size_t chunk, std::size_t head) const {
         return (chunk * num_heads_ + head) * kChunk;
     }

@@ -1,17 +1,18 @@
 // Keys and values of one layer, by slot, laid out as attention reads them.
 //
 // Sixteen slots are a chunk. A key head's chunk of keys lies dimension first: dword (pair of
-// dimensions, slot), so that one product scores sixteen tokens. Its chunk of values lies token
-// first. Chunks of a block are neighbours, so that a block's size may be any multiple of 16.
+// dimensions, slot), so that one product scores sixteen tokens. Its chunk of values lies slot first,
+// in pairs: dword (pair of slots, dimension), so that one product adds up two tokens. Chunks of a
+// block are neighbours, so that a block's size may be any multiple of 16.
 #pragma once
 
 #include "isa.hpp"
 
 #if QM_HAS_DECODER
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "memory.hpp"
 #include "rows.hpp"
@@ -20,11 +21,29 @@ namespace quickmatch::decoder {
 
 constexpr std::size_t kChunk = 16;    // slots
 constexpr std::size_t kMostDims = 512;  // of a head
+constexpr std::size_t kLine = 64;    // bytes of the cache's unit: one pair of a chunk's keys
+constexpr std::size_t kAbreast = 4;  // chunks scored at a time: sums that do not wait for each other
+
+// Chunks first .. last of a sequence, of which `high` tokens are seen; it goes on to chunk `end`.
+struct Chunks {
+    const std::uint32_t* chunks;
+    std::size_t first, last, end, high;
+
+    std::size_t num_tokens(std::size_t c) const { return std::min(kChunk, high - c * kChunk); }
+    std::uint32_t ahead(std::size_t c) const { return chunks[std::min(c + kAbreast, end - 1)]; }
+};
+
+// One token's values, and what they weigh.
+struct Token {
+    std::size_t chunk, lane;
+    Bf16 weight;
+};
 
 class PagedKV {
   public:
-    using Value = Bf16;
-    static constexpr bool kHasScales = false;
+    struct Query {
+        const Bf16* from;
+    };
 
     PagedKV(std::size_t num_slots, std::size_t num_heads, std::size_t head_dim)
         : num_heads_(num_heads),
@@ -46,7 +65,7 @@ class PagedKV {
         for (std::size_t d = 0; d < head_dim_; d += 2) {
             std::memcpy(keys + d * kChunk, key + d, 2 * sizeof(Bf16));
         }
-        std::memcpy(values_.data() + base + lane * head_dim_, value, head_dim_ * sizeof(Bf16));
+        write_value(values_.data() + base + lane / 2 * 2 * head_dim_, lane % 2, value);
     }
 
     // What is stored of a token, to be stored elsewhere: two rows of a head's numbers.
@@ -58,17 +77,126 @@ class PagedKV {
         for (std::size_t d = 0; d < head_dim_; d += 2) {
             std::memcpy(key + d, keys + d * kChunk, 2 * sizeof(Bf16));
         }
-        std::memcpy(key + head_dim_, values_.data() + base + lane * head_dim_, head_dim_ * sizeof(Bf16));
+        const Bf16* values = values_.data() + base + lane / 2 * 2 * head_dim_ + lane % 2;
+        for (std::size_t d = 0; d < head_dim_; ++d) key[head_dim_ + d] = values[2 * d];
     }
     void restore(std::size_t slot, std::size_t head, const char* from) {
         const Bf16* key = reinterpret_cast<const Bf16*>(from);
         write(slot, head, key, key + head_dim_);
     }
 
-    QM_AVX512_INLINE static __m512 value16(const Value* from) { return widen16(from); }
-    float value_scale(std::size_t, std::size_t, std::size_t) const { return 1.0f; }
+    // ---- attention: see attention.hpp
+
+    void prepare(const Bf16* from, Query& to) const { to.from = from; }
+
+    // Products of kAbreast chunks' keys with the queries. ahead: what is read next, as long as they.
+    template <int kQueries>
+    QM_AVX512_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
+                                const Query* queries, __m512 (&sums)[kAbreast][kQueries]) const {
+        const std::uint32_t* own[kAbreast];
+        QM_UNROLL
+        for (std::size_t i = 0; i < kAbreast; ++i) {
+            own[i] = keys(chunks[i], head);
+            QM_UNROLL
+            for (int q = 0; q < kQueries; ++q) sums[i][q] = _mm512_setzero_ps();
+        }
+        for (std::size_t p = 0; p < head_dim_ / 2; ++p) {
+            QM_UNROLL
+            for (std::size_t i = 0; i < kAbreast; ++i) {
+                _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
+                const auto key = reinterpret_cast<__m512bh>(_mm512_load_si512(own[i] + p * kChunk));
+                QM_UNROLL
+                for (int q = 0; q < kQueries; ++q) {
+                    sums[i][q] = _mm512_dpbf16_ps(sums[i][q], key, both_of(queries[q].from + 2 * p));
+                }
+            }
+        }
+    }
+
+    // Add the values of some chunks, times their weights, to sums [queries, head_dim]: kParts times
+    // sixteen dimensions of it, from `offset` on. weights: of the first chunk; rows so far apart.
+    template <int kQueries, int kParts>
+    QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+                              std::size_t row_size, float* to) const {
+        __m512 sums[kQueries][kParts];
+        QM_UNROLL
+        for (int q = 0; q < kQueries; ++q) {
+            QM_UNROLL
+            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(to + q * head_dim_ + d * 16);
+        }
+        for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
+            const Bf16* own = values(some.chunks[c], head) + 2 * offset;
+            const Bf16* ahead = values(some.ahead(c), head) + 2 * offset;
+            const std::size_t count = some.num_tokens(c);
+            for (std::size_t token = 0; token + 1 < count; token += 2) {
+                const std::size_t at = token * head_dim_;
+                add_pair<kQueries, kParts>(own + at, 0xFFFFFFFF, ahead + at, weights + token, row_size, sums);
+            }
+            if (count % 2 == 1) {  // behind it lies what may be no number, and is not to be multiplied
+                const std::size_t at = (count - 1) * head_dim_;
+                add_pair<kQueries, kParts>(own + at, 0x55555555, ahead + at, weights + count - 1, row_size, sums);
+            }
+        }
+        QM_UNROLL
+        for (int q = 0; q < kQueries; ++q) {
+            QM_UNROLL
+            for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * head_dim_ + d * 16, sums[q][d]);
+        }
+    }
+
+    // The same for two tokens that stand side by side in the text and lie anywhere.
+    QM_AVX512 void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
+        const std::int32_t pair = std::int32_t(std::uint32_t(second.weight) << 16 | first.weight);
+        const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+        for (std::size_t d = 0; d < head_dim_; d += 16) {
+            const __m512i high = _mm512_slli_epi32(value16(head, second, d), 16);
+            const auto value = reinterpret_cast<__m512bh>(_mm512_or_si512(value16(head, first, d), high));
+            _mm512_storeu_ps(to + d, _mm512_dpbf16_ps(_mm512_loadu_ps(to + d), value, both));
+        }
+    }
 
   private:
+    QM_AVX512_INLINE static __m512bh both_of(const Bf16* pair) {
+        std::int32_t both;
+        std::memcpy(&both, pair, sizeof both);
+        return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+    }
+
+    // mask: the numbers that are multiplied. ahead: what is wanted in the cache.
+    template <int kQueries, int kParts>
+    QM_AVX512_INLINE static void add_pair(const Bf16* from, __mmask32 mask, const Bf16* ahead,
+                                          const Bf16* weights, std::size_t row_size,
+                                          __m512 (&sums)[kQueries][kParts]) {
+        __m512bh value[kParts];
+        QM_UNROLL
+        for (int d = 0; d < kParts; ++d) {
+            _mm_prefetch(reinterpret_cast<const char*>(ahead + d * 32), _MM_HINT_T0);
+            value[d] = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, from + d * 32));
+        }
+        QM_UNROLL
+        for (int q = 0; q < kQueries; ++q) {
+            const __m512bh both = both_of(weights + q * row_size);
+            QM_UNROLL
+            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_dpbf16_ps(sums[q][d], value[d], both);
+        }
+    }
+
+    // Sixteen of a token's values, in the low halves of dwords.
+    QM_AVX512_INLINE __m512i value16(std::size_t head, const Token& token, std::size_t d) const {
+        const Bf16* from = values(token.chunk, head) + 2 * (token.lane / 2 * head_dim_ + d);
+        const __m512i pairs = _mm512_loadu_si512(from);
+        return token.lane % 2 ? _mm512_srli_epi32(pairs, 16) : _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF));
+    }
+
+    // pairs: [head_dim, 2]; only the numbers of one of the two are touched.
+    QM_AVX512 void write_value(Bf16* pairs, std::size_t half, const Bf16* value) const {
+        const __mmask32 own = half == 0 ? 0x55555555 : 0xAAAAAAAA;
+        for (std::size_t d = 0; d < head_dim_; d += 16) {
+            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + d)));
+            _mm512_mask_storeu_epi16(pairs + 2 * d, own, half == 0 ? wide : _mm512_slli_epi32(wide, 16));
+        }
+    }
+
     std::size_t at(std::size_t chunk, std::size_t head) const {
         return (chunk * num_heads_ + head) * kChunk * head_dim_;
     }

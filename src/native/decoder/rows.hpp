@@ -53,6 +53,20 @@ QM_AVX512_INLINE __m512 exp16(__m512 x) {
     return _mm512_maskz_scalef_ps(is_normal, p, n);
 }
 
+// 2^x to some 2e-6, relative; 0 below -126. Taylor's polynomial of degree 5 on [-1/2, 1/2].
+QM_AVX512_INLINE __m512 exp2_16(__m512 x) {
+    const __mmask16 is_normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_GT_OQ);
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 r = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.33335581e-3f);  // ln(2)^k / k!, k from 5 down
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.61812911e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.55041087e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.40226507e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.93147181e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
+    return _mm512_maskz_scalef_ps(is_normal, p, n);
+}
+
 // x / sqrt(mean(x²) + eps) · weight; size is a multiple of 16.
 QM_AVX512 inline void rms_norm(const float* x, const float* weight, float eps, std::size_t size,
                                Bf16* out) {
