@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 #include <variant>
@@ -170,9 +171,11 @@ class Decoder {
                      normed + w * hidden);
         }
         multiply(team_, lm_head_, normed, wanted, Target{logits, shape_.vocab, false}, rounded_);
-        for (std::size_t w = 0; w < wanted; ++w) {
-            best[w] = std::int32_t(argmax(logits + w * shape_.vocab, shape_.vocab));
-        }
+        team_.share(wanted, [&](std::size_t first, std::size_t last) {
+            for (std::size_t w = first; w < last; ++w) {
+                best[w] = std::int32_t(argmax(logits + w * shape_.vocab, shape_.vocab));
+            }
+        });
         return best;
     }
 
@@ -233,14 +236,28 @@ class Decoder {
         Bf16* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.attention_norm, rows, normed);
         float* qkv = wide_.at_least(rows * std::max(qkv_size, 2 * shape_.inner));
-        multiply(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false}, rounded_);
-        adapted_.add(team_, index, 0, normed, hidden, qkv, qkv_size);
         Bf16* queries = queries_.at_least(rows * q_size);
-        share_rows(rows, [&](std::size_t first, std::size_t last) {
-            for (std::size_t r = first; r < last; ++r) {
-                place_heads(step, r, index, qkv + r * qkv_size, queries + r * q_size);
+        const Product product(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false}, rounded_);
+        // Whoever has computed some heads puts them where they go, as long as they are in its cache.
+        const std::size_t dim = shape_.heads.dim, num_heads = qkv_size / dim;
+        const std::size_t outputs = std::lcm(dim, kGroupOutputs);
+        const std::size_t groups_each = outputs / kGroupOutputs, heads_each = outputs / dim;
+        team_.share((qkv_size + outputs - 1) / outputs, [&](std::size_t first, std::size_t last) {
+            for (std::size_t unit = first; unit < last; ++unit) {
+                const std::size_t end = std::min((unit + 1) * groups_each, product.num_groups());
+                product.run(unit * groups_each, end);
+                if (!adapted_.parts.empty()) continue;
+                for (std::size_t head = unit * heads_each; head < std::min((unit + 1) * heads_each, num_heads); ++head) {
+                    place_head(step, head, index, qkv, queries);
+                }
             }
         });
+        if (!adapted_.parts.empty()) {
+            adapted_.add(team_, index, 0, normed, hidden, qkv, qkv_size);
+            team_.share(num_heads, [&](std::size_t first, std::size_t last) {
+                for (std::size_t head = first; head < last; ++head) place_head(step, head, index, qkv, queries);
+            });
+        }
         limit(step, index);
         Bf16* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
         const auto over = [&](const auto& kv) {
@@ -251,23 +268,33 @@ class Decoder {
         adapted_.add(team_, index, 1, attended, q_size, x, hidden);
     }
 
-    // Norm and rotate a row's heads; its queries go to the attention, keys and values to the cache.
-    void place_heads(const Step& step, std::size_t row, std::size_t index, float* qkv, Bf16* queries) {
-        const std::size_t dim = shape_.heads.dim, half = dim / 2;
-        const std::size_t num_rotated = shape_.heads.num_query + shape_.heads.num_kv;
+    // Norm and rotate a head of all rows; queries go to the attention, keys and values to the cache.
+    // Heads count through those of queries, keys and values.
+    void place_head(const Step& step, std::size_t head, std::size_t index, float* qkv, Bf16* queries) {
+        const std::size_t rows = step.token_ids.size(), dim = shape_.heads.dim, half = dim / 2;
+        const std::size_t num_query = shape_.heads.num_query, num_kv = shape_.heads.num_kv;
         const Layer& layer = layers_[index];
-        const std::size_t at = std::size_t(step.positions[row]) * half;
-        for (std::size_t head = 0; head < num_rotated; ++head) {
-            float* own = qkv + head * dim;
-            if (!layer.head_norms.empty()) rms_norm_(own, layer.head_norms.data() + head * dim, shape_.eps, dim);
-            rotate_(own, cos_.data() + at, sin_.data() + at, half);
-        }
-        narrow(qkv, shape_.q_size(), queries);
-        Bf16 key[kMaxDim], value[kMaxDim];
-        for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-            narrow(qkv + shape_.q_size() + head * dim, dim, key);
-            narrow(qkv + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
-            const auto into = [&](auto& kv) { kv.write(step.slots[row], head, key, value); };
+        const bool is_rotated = head < num_query + num_kv;
+        Bf16 narrowed[kMostDims];
+        for (std::size_t r = 0; r < rows; ++r) {
+            float* own = qkv + r * shape_.qkv_size() + head * dim;
+            if (is_rotated) {
+                const std::size_t at = std::size_t(step.positions[r]) * half;
+                if (!layer.head_norms.empty()) rms_norm_(own, layer.head_norms.data() + head * dim, shape_.eps, dim);
+                rotate_(own, cos_.data() + at, sin_.data() + at, half);
+            }
+            if (head < num_query) {
+                narrow(own, dim, queries + r * shape_.q_size() + head * dim);
+                continue;
+            }
+            narrow(own, dim, narrowed);
+            const auto into = [&](auto& kv) {
+                if (is_rotated) {
+                    kv.write_key(step.slots[r], head - num_query, narrowed);
+                } else {
+                    kv.write_value(step.slots[r], head - num_query - num_kv, narrowed);
+                }
+            };
             std::visit(into, kv_[index]);
         }
     }
@@ -287,14 +314,31 @@ class Decoder {
         Bf16* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.mlp_norm, rows, normed);
         float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
-        multiply(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false}, rounded_);
-        adapted_.add(team_, index, 2, normed, hidden, wide, 2 * inner);
         Bf16* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
-        share_rows(rows, [&](std::size_t first, std::size_t last) {
-            for (std::size_t r = first; r < last; ++r) {
-                silu_times(wide + r * 2 * inner, inner, activated + r * inner);
+        const Product product(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false}, rounded_);
+        const auto activate = [&](std::size_t column, std::size_t size) {
+            for (std::size_t r = 0; r < rows; ++r) {
+                const float* gates = wide + r * 2 * inner + column;
+                silu_times(gates, gates + inner, size, activated + r * inner + column);
             }
-        });
+        };
+        if (adapted_.parts.empty() && inner % kGroupOutputs == 0) {
+            const std::size_t half = inner / kGroupOutputs;
+            team_.share(half, [&](std::size_t first, std::size_t last) {
+                for (std::size_t g = first; g < last; ++g) {
+                    product.run(g, g + 1);
+                    product.run(half + g, half + g + 1);
+                    activate(g * kGroupOutputs, kGroupOutputs);
+                }
+            });
+        } else {
+            team_.share(product.num_groups(),
+                        [&](std::size_t first, std::size_t last) { product.run(first, last); });
+            adapted_.add(team_, index, 2, normed, hidden, wide, 2 * inner);
+            team_.share(inner / kPanel, [&](std::size_t first, std::size_t last) {
+                activate(first * kPanel, (last - first) * kPanel);
+            });
+        }
         multiply(team_, layer.weights[3], activated, rows, Target{x, hidden, true}, rounded_);
         adapted_.add(team_, index, 3, activated, inner, x, hidden);
     }
@@ -309,7 +353,6 @@ class Decoder {
         }
     }
 
-    static constexpr std::size_t kMaxDim = 512;
     // With an output layer so large every step is shared: any row takes some hundred microseconds.
     static constexpr std::size_t kSharedBytes = std::size_t{16} << 20;
 

@@ -235,7 +235,10 @@ class Head {
         }
         float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
         multiply(team_, weights_.gate_up, normed, rows, Target{wide, 2 * inner, false});
-        for (std::size_t r = 0; r < rows; ++r) silu_times(wide + r * 2 * inner, inner, attended + r * inner);
+        for (std::size_t r = 0; r < rows; ++r) {
+            const float* gates = wide + r * 2 * inner;
+            silu_times(gates, gates + inner, inner, attended + r * inner);
+        }
         multiply(team_, weights_.down, attended, rows, Target{residual, hidden, true});
         for (std::size_t r = 0; r < rows; ++r) {
             rms_norm(residual + r * hidden, weights_.final_norm.data(), shape_.eps, hidden, normed + r * hidden);

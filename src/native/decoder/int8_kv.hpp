@@ -71,7 +71,7 @@ class Int8KV {
     }
 
     // key, value: [head_dim]
-    void write(std::size_t slot, std::size_t head, const Bf16* key, const Bf16* value) {
+    void write_key(std::size_t slot, std::size_t head, const Bf16* key) {
         RoundedHead rounded;
         const std::size_t base = at(slot / kChunk, head), lane = slot % kChunk;
         round_head(key, head_dim_, rounded);
@@ -80,6 +80,10 @@ class Int8KV {
             keys[d / 4 * 4 * kChunk + d % 4] = std::uint8_t(rounded.codes[d] + 128);
         }
         key_scales_.data()[base + lane] = rounded.scale;
+    }
+    void write_value(std::size_t slot, std::size_t head, const Bf16* value) {
+        RoundedHead rounded;
+        const std::size_t base = at(slot / kChunk, head), lane = slot % kChunk;
         round_head(value, head_dim_, rounded);
         std::memcpy(values_.data() + (base + lane) * head_dim_, rounded.codes, head_dim_);
         value_scales_.data()[base + lane] = rounded.scale;

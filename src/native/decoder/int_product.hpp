@@ -309,34 +309,30 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
 }
 
 template <int kBits>
-void multiply_int(Team& team, const IntWeight& weight, const RoundedRows& rows, std::size_t num_rows,
-                  const Target& to) {
-    team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
-        for (std::size_t g = first; g < last; ++g) {
-            const std::size_t column = g * kGroup * kPanel;
-            const IntPanels panels{weight.data(g),      weight.scales(g),    weight.zeros(g),
-                                   weight.bias(g),      weight.group(),      weight.num_scales(),
-                                   weight.out() - column};
-            const Target part{to.data + column, to.stride, to.adds};
-            switch (weight.group_width(g)) {
-                case 1: multiply_int_rows<kBits, 1>(panels, rows, num_rows, part); break;
-                case 2: multiply_int_rows<kBits, 2>(panels, rows, num_rows, part); break;
-                case 3: multiply_int_rows<kBits, 3>(panels, rows, num_rows, part); break;
-                default: multiply_int_rows<kBits, 4>(panels, rows, num_rows, part);
-            }
+void multiply_int_groups(const IntWeight& weight, std::size_t first, std::size_t last,
+                         const RoundedRows& rows, std::size_t num_rows, const Target& to) {
+    for (std::size_t g = first; g < last; ++g) {
+        const std::size_t column = g * kGroupOutputs;
+        const IntPanels panels{weight.data(g), weight.scales(g), weight.zeros(g),
+                               weight.bias(g), weight.group(),   weight.num_scales(),
+                               weight.out() - column};
+        const Target part{to.data + column, to.stride, to.adds};
+        switch (weight.group_width(g)) {
+            case 1: multiply_int_rows<kBits, 1>(panels, rows, num_rows, part); break;
+            case 2: multiply_int_rows<kBits, 2>(panels, rows, num_rows, part); break;
+            case 3: multiply_int_rows<kBits, 3>(panels, rows, num_rows, part); break;
+            default: multiply_int_rows<kBits, 4>(panels, rows, num_rows, part);
         }
-    });
+    }
 }
 
-// x: [num_rows, weight.in()]; to: [num_rows, weight.out()]. rows: for the rounded x.
-inline void multiply(Team& team, const IntWeight& weight, const Bf16* x, std::size_t num_rows,
-                     const Target& to, RoundedRows& rows) {
-    if (num_rows == 0) return;
-    rows.round(team, x, num_rows, weight.in(), weight.group());
+// The sums of panel groups [first, last). rows: x, rounded by the weight's groups of inputs.
+inline void multiply_groups(const IntWeight& weight, std::size_t first, std::size_t last,
+                            const RoundedRows& rows, std::size_t num_rows, const Target& to) {
     if (weight.bits() == 8) {
-        multiply_int<8>(team, weight, rows, num_rows, to);
+        multiply_int_groups<8>(weight, first, last, rows, num_rows, to);
     } else {
-        multiply_int<4>(team, weight, rows, num_rows, to);
+        multiply_int_groups<4>(weight, first, last, rows, num_rows, to);
     }
 }
 

@@ -60,12 +60,25 @@ class PagedKV {
 
     // key, value: [head_dim]
     void write(std::size_t slot, std::size_t head, const Bf16* key, const Bf16* value) {
-        const std::size_t base = at(slot / kChunk, head), lane = slot % kChunk;
-        Bf16* keys = keys_.data() + base + 2 * lane;
+        write_key(slot, head, key);
+        write_value(slot, head, value);
+    }
+    void write_key(std::size_t slot, std::size_t head, const Bf16* key) {
+        Bf16* keys = keys_.data() + at(slot / kChunk, head) + 2 * (slot % kChunk);
         for (std::size_t d = 0; d < head_dim_; d += 2) {
             std::memcpy(keys + d * kChunk, key + d, 2 * sizeof(Bf16));
         }
-        write_value(values_.data() + base + lane / 2 * 2 * head_dim_, lane % 2, value);
+    }
+    // Of a pair of slots only one's numbers are touched.
+    QM_AVX512 void write_value(std::size_t slot, std::size_t head, const Bf16* value) {
+        const bool is_second = slot % 2 == 1;
+        const __mmask32 own = is_second ? 0xAAAAAAAA : 0x55555555;
+        Bf16* pairs = values_.data() + at(slot / kChunk, head) + slot % kChunk / 2 * 2 * head_dim_;
+        for (std::size_t d = 0; d < head_dim_; d += 16) {
+            const auto* from = reinterpret_cast<const __m256i*>(value + d);
+            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from));
+            _mm512_mask_storeu_epi16(pairs + 2 * d, own, is_second ? _mm512_slli_epi32(wide, 16) : wide);
+        }
     }
 
     // What is stored of a token, to be stored elsewhere: two rows of a head's numbers.
@@ -186,15 +199,6 @@ class PagedKV {
         const Bf16* from = values(token.chunk, head) + 2 * (token.lane / 2 * head_dim_ + d);
         const __m512i pairs = _mm512_loadu_si512(from);
         return token.lane % 2 ? _mm512_srli_epi32(pairs, 16) : _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF));
-    }
-
-    // pairs: [head_dim, 2]; only the numbers of one of the two are touched.
-    QM_AVX512 void write_value(Bf16* pairs, std::size_t half, const Bf16* value) const {
-        const __mmask32 own = half == 0 ? 0x55555555 : 0xAAAAAAAA;
-        for (std::size_t d = 0; d < head_dim_; d += 16) {
-            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(value + d)));
-            _mm512_mask_storeu_epi16(pairs + 2 * d, own, half == 0 ? wide : _mm512_slli_epi32(wide, 16));
-        }
     }
 
     std::size_t at(std::size_t chunk, std::size_t head) const {

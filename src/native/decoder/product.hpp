@@ -24,6 +24,7 @@ namespace quickmatch::decoder {
 
 constexpr std::size_t kPanel = 16;       // outputs of a panel
 constexpr std::size_t kGroup = 4;        // panels that stand together
+constexpr std::size_t kGroupOutputs = kGroup * kPanel;
 constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32 registers
 constexpr std::size_t kCacheLine = 64;   // bytes
 
@@ -194,25 +195,32 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
     }
 }
 
-// x: [num_rows, weight.row_size()], its rows `stride` apart; to: [num_rows, weight.out()].
+// The sums of panel groups [first, last). x: [num_rows, weight.row_size()], its rows `stride` apart;
+// to: [num_rows, weight.out()].
+inline void multiply_groups(const Weight& weight, std::size_t first, std::size_t last, const Bf16* x,
+                            std::size_t stride, std::size_t num_rows, const Target& to) {
+    const std::size_t pairs = weight.pairs();
+    for (std::size_t g = first; g < last; ++g) {
+        const std::size_t column = g * kGroupOutputs;
+        const float* bias = weight.bias() == nullptr ? nullptr : weight.bias() + column;
+        const Target part{to.data + column, to.stride, to.adds};
+        const std::size_t left = weight.out() - column;
+        const std::uint32_t* data = weight.group(g);
+        switch (weight.group_width(g)) {
+            case 1: multiply_rows<1>(data, pairs, x, stride, num_rows, bias, part, left); break;
+            case 2: multiply_rows<2>(data, pairs, x, stride, num_rows, bias, part, left); break;
+            case 3: multiply_rows<3>(data, pairs, x, stride, num_rows, bias, part, left); break;
+            default: multiply_rows<4>(data, pairs, x, stride, num_rows, bias, part, left);
+        }
+    }
+}
+
+// The whole product, by the team.
 inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t stride,
                      std::size_t num_rows, const Target& to) {
     if (num_rows == 0) return;
     team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
-        const std::size_t pairs = weight.pairs();
-        for (std::size_t g = first; g < last; ++g) {
-            const std::size_t column = g * kGroup * kPanel;
-            const float* bias = weight.bias() == nullptr ? nullptr : weight.bias() + column;
-            const Target part{to.data + column, to.stride, to.adds};
-            const std::size_t left = weight.out() - column;
-            const std::uint32_t* data = weight.group(g);
-            switch (weight.group_width(g)) {
-                case 1: multiply_rows<1>(data, pairs, x, stride, num_rows, bias, part, left); break;
-                case 2: multiply_rows<2>(data, pairs, x, stride, num_rows, bias, part, left); break;
-                case 3: multiply_rows<3>(data, pairs, x, stride, num_rows, bias, part, left); break;
-                default: multiply_rows<4>(data, pairs, x, stride, num_rows, bias, part, left);
-            }
-        }
+        multiply_groups(weight, first, last, x, stride, num_rows, to);
     });
 }
 

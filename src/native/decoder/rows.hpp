@@ -98,14 +98,14 @@ QM_AVX512 inline void rms_norm_(float* x, const float* weight, float eps, std::s
     }
 }
 
-// silu(gate) · up, of a row [gate | up]; size (of each) is a multiple of 16.
-QM_AVX512 inline void silu_times(const float* gate_up, std::size_t size, Bf16* out) {
+// silu(gate) · up; size is a multiple of 16.
+QM_AVX512 inline void silu_times(const float* gates, const float* ups, std::size_t size, Bf16* out) {
     const __m512 one = _mm512_set1_ps(1.0f);
     for (std::size_t i = 0; i < size; i += 16) {
-        const __m512 gate = _mm512_loadu_ps(gate_up + i);
+        const __m512 gate = _mm512_loadu_ps(gates + i);
         const __m512 bottom = _mm512_add_ps(one, exp16(_mm512_sub_ps(_mm512_setzero_ps(), gate)));
         const __m512 activated = _mm512_div_ps(gate, bottom);
-        narrow16(out + i, _mm512_mul_ps(activated, _mm512_loadu_ps(gate_up + size + i)));
+        narrow16(out + i, _mm512_mul_ps(activated, _mm512_loadu_ps(ups + i)));
     }
 }
 
