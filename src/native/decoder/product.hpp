@@ -5,8 +5,9 @@
 // bfloat16 product: dword (pair p, output o) holds w[o][2p] and w[o][2p + 1].
 //
 // A tile of up to six rows and four panels is summed in registers over all inputs, one pair after
-// the other. So an output's bits are a function of its row and its weights, whatever rows stand
-// beside it: on which it rests that a draft's verification gives what plain decoding would.
+// the other; one or two panels that stand alone in four chains, as so few sums would wait for each
+// other. So an output's bits are a function of its row and its weights, whatever rows stand beside
+// it: on which it rests that a draft's verification gives what plain decoding would.
 #pragma once
 
 #include "isa.hpp"
@@ -15,6 +16,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "memory.hpp"
 #include "rows.hpp"
@@ -25,7 +27,6 @@ namespace quickmatch::decoder {
 constexpr std::size_t kPanel = 16;       // outputs of a panel
 constexpr std::size_t kGroup = 4;        // panels that stand together
 constexpr std::size_t kGroupOutputs = kGroup * kPanel;
-constexpr std::size_t kTileRows = 6;     // 6 · 4 sums and 4 weights fit the 32 registers
 constexpr std::size_t kCacheLine = 64;   // bytes
 
 // Sixteen dwords, one of each of up to sixteen rows that lie `stride` bytes apart; 0 beyond those.
@@ -134,39 +135,61 @@ QM_AVX512_INLINE void put_sums(__m512 sum, std::size_t panel, const float* bias,
     _mm512_mask_storeu_ps(out, mask, sum);
 }
 
+constexpr int num_chains(int panels) { return panels <= 2 ? 4 : 1; }
+constexpr int num_tile_rows(int panels) { return panels == 2 ? 3 : 6; }  // 24 sums, of 32 registers
+
+// Add the products of one pair of inputs.
+template <int kRows, int kPanels>
+QM_AVX512_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t x_stride,
+                               __m512 (&sums)[kRows][kPanels]) {
+    __m512bh columns[kPanels];
+    QM_UNROLL
+    for (int n = 0; n < kPanels; ++n) {
+        columns[n] = reinterpret_cast<__m512bh>(_mm512_load_si512(weight + n * kPanel));
+    }
+    QM_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+        std::int32_t pair;
+        std::memcpy(&pair, x + r * x_stride, sizeof pair);
+        const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+        QM_UNROLL
+        for (int n = 0; n < kPanels; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], columns[n], both);
+    }
+}
+
 template <int kRows, int kPanels>
 QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
                              std::size_t x_stride, const float* bias, const Target& to,
                              std::size_t num_outputs, Ahead ahead) {
-    __m512 sums[kRows][kPanels];
+    constexpr int kChains = num_chains(kPanels);
+    constexpr std::size_t kStep = kPanels * kPanel;
+    __m512 sums[kChains][kRows][kPanels];
     QM_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-        QM_UNROLL
-        for (int n = 0; n < kPanels; ++n) sums[r][n] = _mm512_setzero_ps();
-    }
-    for (std::size_t p = 0; p < pairs; ++p) {
-        __m512bh columns[kPanels];
-        QM_UNROLL
-        for (int n = 0; n < kPanels; ++n) {
-            columns[n] = reinterpret_cast<__m512bh>(
-                _mm512_load_si512(weight + (p * kPanels + n) * kPanel));
-        }
-        ahead.fetch();
+    for (int c = 0; c < kChains; ++c) {
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            std::int32_t pair;
-            std::memcpy(&pair, x + r * x_stride + 2 * p, sizeof pair);
-            const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
             QM_UNROLL
-            for (int n = 0; n < kPanels; ++n) {
-                sums[r][n] = _mm512_dpbf16_ps(sums[r][n], columns[n], both);
-            }
+            for (int n = 0; n < kPanels; ++n) sums[c][r][n] = _mm512_setzero_ps();
         }
     }
+    std::size_t p = 0;
+    for (; p + kChains <= pairs; p += kChains) {
+        ahead.fetch();
+        QM_UNROLL
+        for (int c = 0; c < kChains; ++c) {
+            add_pair<kRows, kPanels>(weight + (p + c) * kStep, x + 2 * (p + c), x_stride, sums[c]);
+        }
+    }
+    for (; p < pairs; ++p) add_pair<kRows, kPanels>(weight + p * kStep, x + 2 * p, x_stride, sums[0]);
     QM_UNROLL
     for (int n = 0; n < kPanels; ++n) {
         QM_UNROLL
-        for (int r = 0; r < kRows; ++r) put_sums(sums[r][n], n, bias, to, r, num_outputs);
+        for (int r = 0; r < kRows; ++r) {
+            __m512 sum = sums[0][r][n];
+            QM_UNROLL
+            for (int c = 1; c < kChains; ++c) sum = _mm512_add_ps(sum, sums[c][r][n]);
+            put_sums(sum, n, bias, to, r, num_outputs);
+        }
     }
 }
 
@@ -174,23 +197,27 @@ template <int kPanels>
 void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
                    std::size_t x_stride, std::size_t num_rows, const float* bias,
                    const Target& to, std::size_t num_outputs) {
+    constexpr int kMost = num_tile_rows(kPanels);
     // Tiles as equal as can be: 8 rows are twice 4, not 6 and 2.
-    const std::size_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+    const std::size_t num_tiles = (num_rows + kMost - 1) / kMost;
     for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t first = num_rows * tile / num_tiles;
-        const std::size_t rows = num_rows * (tile + 1) / num_tiles - first;
-        const Bf16* from = x + first * x_stride;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
         const std::uint32_t* next = weight + pairs * kPanels * kPanel;
         const std::size_t size = num_tiles == 1 ? 0 : pairs * kPanels * kCacheLine;
         const Ahead ahead(next, size, kPanels, tile, num_tiles);
-        switch (rows) {
-            case 1: multiply_tile<1, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
-            case 2: multiply_tile<2, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
-            case 3: multiply_tile<3, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
-            case 4: multiply_tile<4, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
-            case 5: multiply_tile<5, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead); break;
-            default: multiply_tile<6, kPanels>(weight, pairs, from, x_stride, bias, part, num_outputs, ahead);
+        const auto run = [&](auto count) {
+            constexpr int kRows = std::min(decltype(count)::value, kMost);
+            multiply_tile<kRows, kPanels>(weight, pairs, x + first * x_stride, x_stride, bias, part,
+                                          num_outputs, ahead);
+        };
+        switch (num_rows * (tile + 1) / num_tiles - first) {
+            case 1: run(std::integral_constant<int, 1>()); break;
+            case 2: run(std::integral_constant<int, 2>()); break;
+            case 3: run(std::integral_constant<int, 3>()); break;
+            case 4: run(std::integral_constant<int, 4>()); break;
+            case 5: run(std::integral_constant<int, 5>()); break;
+            default: run(std::integral_constant<int, 6>());
         }
     }
 }
