@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 # Bits (16: bfloat16); addresses of numbers or codes, of scales, of zeros (0: none); input groups.
-MatrixParts = tuple[int, int, int, int, int]
+MatrixParts = tuple[int, bool, int, int, int, int]
 
 class SuffixIndex:
     def __init__(self, *, max_tokens: int, max_depth: int, min_confidence: float) -> None: ...

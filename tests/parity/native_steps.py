@@ -31,7 +31,7 @@ STATE = SampleState(SamplingParams(), 0, [0])
 _SHAPE: dict[str, Any] = {
     "vocab_size": 199,  # no multiple of a panel
     "hidden_size": 96,
-    "intermediate_size": 208,
+    "intermediate_size": 224,
     "num_hidden_layers": 3,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
@@ -46,7 +46,12 @@ KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
     "llama-tied-mha": (
         LlamaConfig,
         LlamaForCausalLM,
-        {"tie_word_embeddings": True, "num_key_value_heads": 6, "head_dim": 64},
+        {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 6,
+            "head_dim": 64,
+            "intermediate_size": 256,
+        },
     ),
     "mistral-window": (MistralConfig, MistralForCausalLM, {"sliding_window": 256}),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),

@@ -6,7 +6,8 @@
 // a scale for each output and one for each row; the sum over a group is exact, so an output's bits are
 // a function of its row and its weights alone, as they are in bfloat16.
 //
-// A weight is (code - zero) · scale, so a group's sum is scale · (Σ code·x - zero · Σ x).
+// A weight is (code - zero) · scale, so a group's sum is scale · (Σ code·x - zero · Σ x). MXFP4's codes
+// are looked up first: its sixteen numbers, counted in halves and moved up, are small whole ones.
 #pragma once
 
 #include "isa.hpp"
@@ -28,13 +29,25 @@ constexpr std::size_t kIntTileRows = 4;    // 4 · 4 sums, as many totals waitin
 constexpr std::size_t kLanes = 16;
 constexpr std::size_t kMostGrouped = 128;  // inputs whose sum is taken before it is scaled
 
+enum class CodeKind { int8, int4, mxfp4 };
+
+constexpr int bits_of(CodeKind kind) { return kind == CodeKind::int8 ? 8 : 4; }
+
+// What stands for 0.0 in symmetric formats; in MXFP4 by how much its numbers are moved up.
+constexpr int zero_of(CodeKind kind) {
+    return kind == CodeKind::int8 ? 128 : kind == CodeKind::int4 ? 8 : 12;
+}
+
+// MXFP4's numbers by code, moved up (mxfp4.py).
+constexpr std::uint8_t kMxfp4[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
 // A matrix as formats.py has it: codes [out, in], one a byte; scales and zeros [out, groups].
 struct Codes {
     const std::uint8_t* codes;
     const float* scales;
     const std::uint8_t* zeros;  // null: the middle of the codes
     std::size_t num_groups;
-    int bits;  // 8 or 4
+    CodeKind kind;
 };
 
 class IntWeight {
@@ -43,7 +56,7 @@ class IntWeight {
     // bias: [out] bfloat16, or null. A stored group's inputs are a multiple of 16.
     IntWeight(Arena& arena, const Codes& from, const Bf16* bias, std::size_t out, std::size_t in,
               Team* team = nullptr)
-        : out_(out), in_(in), panels_((out + kPanel - 1) / kPanel), bits_(from.bits) {
+        : out_(out), in_(in), panels_((out + kPanel - 1) / kPanel), kind_(from.kind), bits_(bits_of(from.kind)) {
         const std::size_t stored = in / from.num_groups;
         group_ = std::min(stored, kMostGrouped);
         while (group_ > kLanes && stored % group_ != 0) group_ -= kLanes;
@@ -74,7 +87,7 @@ class IntWeight {
     std::size_t in() const { return in_; }
     std::size_t group() const { return group_; }
     std::size_t num_scales() const { return in_ / group_; }  // of an output
-    int bits() const { return bits_; }
+    CodeKind kind() const { return kind_; }
     std::size_t num_groups() const { return (panels_ + kGroup - 1) / kGroup; }  // of panels
     std::size_t group_width(std::size_t g) const { return std::min(kGroup, panels_ - g * kGroup); }
     const std::uint8_t* data(std::size_t g) const { return data_ + g * kGroup * kPanel * in_ * bits_ / 8; }
@@ -98,8 +111,9 @@ class IntWeight {
             const std::uint8_t both = bits_ == 8 ? from[i / 4 * step + i % 4] : from[i / 8 * step + i % 4];
             const int code = bits_ == 8 ? both : both >> (i % 8 < 4 ? 0 : 4) & 0x0F;
             const std::size_t at = scale_at(o, i / group_);
-            const int zero = zeros_ == nullptr ? 1 << (bits_ - 1) : zeros_[at];
-            out[i] = float(code - zero) * whole(scales_[at]) / kScaleUp;
+            const int number = kind_ == CodeKind::mxfp4 ? kMxfp4[code] : code;
+            const int zero = zeros_ == nullptr ? zero_of(kind_) : zeros_[at];
+            out[i] = float(number - zero) * whole(scales_[at]) / kScaleUp;
         }
     }
 
@@ -135,6 +149,7 @@ class IntWeight {
     }
 
     std::size_t out_ = 0, in_ = 0, panels_ = 0, group_ = 1;
+    CodeKind kind_ = CodeKind::int8;
     int bits_ = 8;
     std::uint8_t* data_ = nullptr;
     std::uint16_t* scales_ = nullptr;
@@ -205,10 +220,12 @@ struct IntPanels {
     std::size_t group, num_scales, num_outputs;
 };
 
-template <int kBits, int kRows, int kPanels>
+template <CodeKind kKind, int kRows, int kPanels>
 QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
                                  const Target& to, Ahead ahead) {
+    constexpr int kBits = bits_of(kKind);
     const __m512i low_half = _mm512_set1_epi8(0x0F);
+    const __m512i numbers = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4)));
     const std::uint8_t* weight = panels.data;
     __m512 totals[kRows][kPanels];
     const std::int8_t* codes[kRows];
@@ -222,7 +239,7 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
         __m512i sums[kRows][kPanels];
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            const std::int32_t zero = panels.zeros == nullptr ? 1 << (kBits - 1) : 0;
+            const std::int32_t zero = panels.zeros == nullptr ? zero_of(kKind) : 0;
             const __m512i start = _mm512_set1_epi32(-zero * rows.sums(first_row + r)[k]);
             QM_UNROLL
             for (int n = 0; n < kPanels; ++n) sums[r][n] = start;
@@ -238,6 +255,9 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
                     if constexpr (kBits == 4) {
                         if (quad % 2 == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
                         columns[n] = _mm512_and_si512(columns[n], low_half);
+                        if constexpr (kKind == CodeKind::mxfp4) {
+                            columns[n] = _mm512_shuffle_epi8(numbers, columns[n]);
+                        }
                     }
                 }
                 ahead.fetch();
@@ -287,9 +307,10 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
     }
 }
 
-template <int kBits, int kPanels>
+template <CodeKind kKind, int kPanels>
 void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::size_t num_rows,
                        const Target& to) {
+    constexpr int kBits = bits_of(kKind);
     const std::size_t num_tiles = (num_rows + kIntTileRows - 1) / kIntTileRows;
     for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t first = num_rows * tile / num_tiles;
@@ -297,7 +318,7 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
         const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
         const Ahead ahead(panels.data + size, num_tiles > 1 ? size : 0, kPanels * kBits / 8, tile, num_tiles);
         const auto run = [&](auto count) {
-            multiply_int_tile<kBits, decltype(count)::value, kPanels>(panels, rows, first, part, ahead);
+            multiply_int_tile<kKind, decltype(count)::value, kPanels>(panels, rows, first, part, ahead);
         };
         switch (num_rows * (tile + 1) / num_tiles - first) {
             case 1: run(std::integral_constant<int, 1>()); break;
@@ -308,7 +329,7 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
     }
 }
 
-template <int kBits>
+template <CodeKind kKind>
 void multiply_int_groups(const IntWeight& weight, std::size_t first, std::size_t last,
                          const RoundedRows& rows, std::size_t num_rows, const Target& to) {
     for (std::size_t g = first; g < last; ++g) {
@@ -318,10 +339,10 @@ void multiply_int_groups(const IntWeight& weight, std::size_t first, std::size_t
                                weight.out() - column};
         const Target part{to.data + column, to.stride, to.adds};
         switch (weight.group_width(g)) {
-            case 1: multiply_int_rows<kBits, 1>(panels, rows, num_rows, part); break;
-            case 2: multiply_int_rows<kBits, 2>(panels, rows, num_rows, part); break;
-            case 3: multiply_int_rows<kBits, 3>(panels, rows, num_rows, part); break;
-            default: multiply_int_rows<kBits, 4>(panels, rows, num_rows, part);
+            case 1: multiply_int_rows<kKind, 1>(panels, rows, num_rows, part); break;
+            case 2: multiply_int_rows<kKind, 2>(panels, rows, num_rows, part); break;
+            case 3: multiply_int_rows<kKind, 3>(panels, rows, num_rows, part); break;
+            default: multiply_int_rows<kKind, 4>(panels, rows, num_rows, part);
         }
     }
 }
@@ -329,10 +350,10 @@ void multiply_int_groups(const IntWeight& weight, std::size_t first, std::size_t
 // The sums of panel groups [first, last). rows: x, rounded by the weight's groups of inputs.
 inline void multiply_groups(const IntWeight& weight, std::size_t first, std::size_t last,
                             const RoundedRows& rows, std::size_t num_rows, const Target& to) {
-    if (weight.bits() == 8) {
-        multiply_int_groups<8>(weight, first, last, rows, num_rows, to);
-    } else {
-        multiply_int_groups<4>(weight, first, last, rows, num_rows, to);
+    switch (weight.kind()) {
+        case CodeKind::int8: return multiply_int_groups<CodeKind::int8>(weight, first, last, rows, num_rows, to);
+        case CodeKind::int4: return multiply_int_groups<CodeKind::int4>(weight, first, last, rows, num_rows, to);
+        case CodeKind::mxfp4: return multiply_int_groups<CodeKind::mxfp4>(weight, first, last, rows, num_rows, to);
     }
 }
 

@@ -29,16 +29,18 @@ const Value* at(Address address) {
     return reinterpret_cast<const Value*>(address);
 }
 
-// A matrix as it crosses the border: bits (16: bfloat16), and the addresses of its numbers or codes,
-// of scales and of zeros (0: symmetric); how many groups of inputs have a scale.
-using MatrixParts = std::tuple<int, Address, Address, Address, std::size_t>;
+// A matrix as it crosses the border: bits (16: bfloat16) and whether they are a floating-point number's;
+// the addresses of its numbers or codes, of scales and of zeros (0: symmetric); how many groups of
+// inputs have a scale.
+using MatrixParts = std::tuple<int, bool, Address, Address, Address, std::size_t>;
 
 Matrix make_matrix(Arena& arena, const MatrixParts& parts, Address bias, std::size_t out,
                    std::size_t in, Team& team) {
     team.set_active(true);
-    const auto [bits, data, scales, zeros, num_groups] = parts;
+    const auto [bits, is_float, data, scales, zeros, num_groups] = parts;
     if (bits == 16) return Weight(arena, at<Bf16>(data), at<Bf16>(bias), out, in, &team);
-    const Codes codes{at<std::uint8_t>(data), at<float>(scales), at<std::uint8_t>(zeros), num_groups, bits};
+    const CodeKind kind = bits == 8 ? CodeKind::int8 : is_float ? CodeKind::mxfp4 : CodeKind::int4;
+    const Codes codes{at<std::uint8_t>(data), at<float>(scales), at<std::uint8_t>(zeros), num_groups, kind};
     return IntWeight(arena, codes, at<Bf16>(bias), out, in, &team);
 }
 

@@ -28,6 +28,7 @@ class Format(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     INT4_ASYMMETRIC = "int4-asym"
+    MXFP4 = "mxfp4"
 
 
 def register(app: typer.Typer) -> None:

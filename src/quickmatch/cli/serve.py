@@ -35,6 +35,7 @@ class Quantization(StrEnum):
     INT8 = "int8"
     INT4 = "int4"
     INT4_ASYM = "int4-asym"
+    MXFP4 = "mxfp4"
 
 
 def register(app: typer.Typer) -> None:

@@ -123,7 +123,7 @@ class Checkpoint:
     def _joined(self, weights: list[Tensor | QuantizedTensor]) -> Tensor | QuantizedTensor:
         """Stack matrices with the same input; where one is not quantized, all are made dense."""
         quantized = [w for w in weights if isinstance(w, QuantizedTensor)]
-        forms = {(w.bits, w.group_size) for w in quantized}
+        forms = {(w.bits, w.is_float, w.group_size) for w in quantized}
         if len(quantized) == len(weights) and len(forms) == 1:
             return join(quantized)
         dense = [w if isinstance(w, Tensor) else w.dequantized() for w in weights]

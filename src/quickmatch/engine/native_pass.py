@@ -9,7 +9,7 @@ A row's numbers are the same, bit for bit, whatever rows stand beside it and whe
 decoded or verified as a node of a draft.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -195,13 +195,13 @@ def _in_place(weight: Tensor | QuantizedTensor) -> Tensor | QuantizedTensor:
         return weight.contiguous()
     zeros = None if weight.zeros is None else weight.zeros.contiguous()
     codes, scales = weight.codes.contiguous(), weight.scales.float().contiguous()
-    return QuantizedTensor(codes, scales, zeros, weight.bits)
+    return replace(weight, codes=codes, scales=scales, zeros=zeros)
 
 
-def _parts(weight: Tensor | QuantizedTensor) -> tuple[int, int, int, int, int]:
+def _parts(weight: Tensor | QuantizedTensor) -> tuple[int, bool, int, int, int, int]:
     """Return what the native side asks of a matrix, which has to live until it has been read."""
     if isinstance(weight, Tensor):
-        return (16, weight.data_ptr(), 0, 0, 0)
+        return (16, True, weight.data_ptr(), 0, 0, 0)
     zeros = 0 if weight.zeros is None else weight.zeros.data_ptr()
     codes, scales = weight.codes.data_ptr(), weight.scales.data_ptr()
-    return (weight.bits, codes, scales, zeros, weight.scales.shape[1])
+    return (weight.bits, weight.is_float, codes, scales, zeros, weight.scales.shape[1])

@@ -19,6 +19,7 @@ _FORMATS = {  # of compressed-tensors: type and bits that each may have
     "pack-quantized": ("int", (4, 8)),
     "int-quantized": ("int", (8,)),
     "float-quantized": ("float", (8,)),
+    "mxfp4-pack-quantized": ("float", (4,)),
 }
 
 

@@ -3,7 +3,8 @@
 A matrix [out, in] is cut along `in` into groups; each group of a row has a scale, and in asymmetric
 formats a zero point. A weight is then (code - zero) * scale, with codes from 0 to 2^bits - 1; in
 symmetric formats the zero point is the middle, so that codes are what others store as signed
-numbers, moved up. Owns no file and no kernel.
+numbers, moved up. In MXFP4 codes are small floating-point numbers instead (mxfp4.py). Owns no file
+and no kernel.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.quantization import mxfp4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class WeightFormat:
     bits: int
     group_size: int
     is_symmetric: bool
+    is_float: bool = False  # codes are MXFP4's
 
     @property
     def zero(self) -> int:
@@ -37,7 +40,10 @@ class WeightFormat:
 INT8 = WeightFormat(name="int8", bits=8, group_size=128, is_symmetric=True)
 INT4 = WeightFormat(name="int4", bits=4, group_size=32, is_symmetric=True)
 INT4_ASYMMETRIC = WeightFormat(name="int4-asym", bits=4, group_size=32, is_symmetric=False)
-FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC)}
+MXFP4 = WeightFormat(
+    name="mxfp4", bits=4, group_size=mxfp4.GROUP_SIZE, is_symmetric=True, is_float=True
+)
+FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC, MXFP4)}
 
 _LEAST_GROUP = 16
 _CHUNK = 1 << 18  # numbers that are rounded at a time
@@ -53,6 +59,7 @@ class QuantizedTensor:
     scales: Tensor  # [out, in / group_size] float32
     zeros: Tensor | None  # the same shape, uint8; None: symmetric
     bits: int
+    is_float: bool = False  # codes are MXFP4's
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,10 +73,10 @@ class QuantizedTensor:
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix that the codes stand for."""
-        size = self.group_size
-        zeros = (1 << (self.bits - 1)) if self.zeros is None else self.zeros.float()[..., None]
-        grouped = in_groups(self.codes.float(), size) - zeros
-        out: Tensor = (grouped * self.scales[..., None]).flatten(1).to(dtype)
+        codes = in_groups(self.codes, self.group_size)
+        zeros = None if self.zeros is None else self.zeros[..., None]
+        numbers = from_codes(codes, zeros, bits=self.bits, is_float=self.is_float)
+        out: Tensor = (numbers * self.scales[..., None]).flatten(1).to(dtype)
         return out
 
 
@@ -100,6 +107,11 @@ def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
     """Round a matrix [out, in] to the nearest codes. Raises ConfigError on an odd width."""
     out, num_inputs = weight.shape
     size = group_size_of(form.group_size, num_inputs)
+    if form.is_float and size != form.group_size:
+        raise ConfigError(
+            f"a matrix with {num_inputs} inputs has no groups of {form.group_size}, as "
+            f"{form.name} has them; use int4 for this model"
+        )
     shape, device = (out, num_inputs // size), weight.device
     codes = torch.empty(out, num_inputs, dtype=torch.uint8, device=device)
     scales = torch.empty(shape, device=device)
@@ -116,7 +128,7 @@ def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
             zeros[rows] = zero
             zero = zero[..., None]
         codes[rows] = to_codes(grouped, scale[..., None], zero, form).flatten(1)
-    return QuantizedTensor(codes, scales, zeros, form.bits)
+    return QuantizedTensor(codes, scales, zeros, form.bits, form.is_float)
 
 
 def in_groups(weight: Tensor, size: int) -> Tensor:
@@ -126,6 +138,8 @@ def in_groups(weight: Tensor, size: int) -> Tensor:
 
 def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | None]:
     """Return scales and zero points of groups [..., group_size]: [...] float32, [...] uint8."""
+    if form.is_float:
+        return mxfp4.best_scales(grouped), None
     if form.is_symmetric:
         scales = grouped.abs().amax(-1) / (form.zero - 1 if form.bits > 4 else form.zero - 0.5)
         return _as_kept(scales), None
@@ -143,18 +157,27 @@ def _as_kept(scales: Tensor) -> Tensor:
 
 def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat) -> Tensor:
     """Return the nearest codes, uint8; scales and zeros broadcast over weight."""
+    if form.is_float:
+        return mxfp4.nearest_codes(weight, scales)
     offset = form.zero if zeros is None else zeros.float()
     codes = (weight.float() / scales).round_().add_(offset)
     return codes.clamp_(0, form.largest).to(torch.uint8)
 
 
+def from_codes(codes: Tensor, zeros: Tensor | None, *, bits: int, is_float: bool) -> Tensor:
+    """Return what codes stand for, in scales, as float32; zeros broadcast over them."""
+    if is_float:
+        return mxfp4.values(codes)
+    return codes.float() - (1 << (bits - 1) if zeros is None else zeros.float())
+
+
 def join(parts: list[QuantizedTensor]) -> QuantizedTensor:
-    """Stack matrices with the same inputs, bits and groups: [sum of out, in]."""
-    bits, zeros = parts[0].bits, None
+    """Stack matrices with the same inputs, kind of codes and groups: [sum of out, in]."""
+    bits, is_float, zeros = parts[0].bits, parts[0].is_float, None
     if any(part.zeros is not None for part in parts):
         zeros = torch.cat([_zeros_of(part) for part in parts])
     codes, scales = [part.codes for part in parts], [part.scales for part in parts]
-    return QuantizedTensor(torch.cat(codes), torch.cat(scales), zeros, bits)
+    return QuantizedTensor(torch.cat(codes), torch.cat(scales), zeros, bits, is_float)
 
 
 def _zeros_of(tensor: QuantizedTensor) -> Tensor:

@@ -15,6 +15,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine.quantization.formats import (
     QuantizedTensor,
     WeightFormat,
+    from_codes,
     group_scales,
     group_size_of,
     to_codes,
@@ -51,15 +52,13 @@ def quantize_calibrated(
                 zeros += [] if zero is None else [zero]
             chosen = to_codes(block[:, column], scale, zero, form)
             codes[:, start + column] = chosen
-            middle = form.zero if zero is None else zero.float()
-            rounded = (chosen.float() - middle) * scale
+            rounded = scale * from_codes(chosen, zero, bits=form.bits, is_float=form.is_float)
             error = (block[:, column] - rounded) / factor[column, column]
             block[:, column:].addr_(error, factor[column, column:], alpha=-1.0)
             errors[:, column] = error
         left[:, end:].addmm_(errors, inverse[start:end, end:], alpha=-1.0)
-    return QuantizedTensor(
-        codes, torch.stack(scales, 1), torch.stack(zeros, 1) if zeros else None, form.bits
-    )
+    kept = torch.stack(zeros, 1) if zeros else None
+    return QuantizedTensor(codes, torch.stack(scales, 1), kept, form.bits, form.is_float)
 
 
 def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:

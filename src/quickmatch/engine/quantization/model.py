@@ -11,7 +11,7 @@ be run one at a time with hooks, in any format, and speed counts little here.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,4 +201,4 @@ def _enter(decoder: Any, layers: Sequence[nn.Module], token_ids: Sequence[int]) 
 
 def _on_cpu(weight: QuantizedTensor) -> QuantizedTensor:
     zeros = None if weight.zeros is None else weight.zeros.cpu()
-    return QuantizedTensor(weight.codes.cpu(), weight.scales.cpu(), zeros, weight.bits)
+    return replace(weight, codes=weight.codes.cpu(), scales=weight.scales.cpu(), zeros=zeros)

@@ -1,8 +1,8 @@
 """A linear layer as quantized checkpoints keep it, and how to read one.
 
-Owns the layouts: compressed-tensors (packed int4 and int8, plain int8, FP8), GPTQ, AWQ and FP8 in
-blocks. What a layer's own tensors say counts: its bits follow from the packed width, its group
-size from the scales. Activations are never rounded here, whatever a checkpoint was made for.
+Owns the layouts: compressed-tensors (packed int4, int8 and MXFP4, plain int8, FP8), GPTQ, AWQ and
+FP8 in blocks. What a layer's own tensors say counts: its bits follow from the packed width, its
+group size from the scales. Activations are never rounded here, whatever a checkpoint was made for.
 
 Knows no files; tensors come from a `TensorSource`. Invariant: a layer means exactly what its own
 tools read from it, or it is refused by name.
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from quickmatch.core.errors import ModelLoadError
+from quickmatch.engine.quantization import mxfp4
 from quickmatch.engine.quantization.formats import QuantizedTensor
 from quickmatch.engine.quantization.packing import in_plain_order, num_words, unpack
 
@@ -91,6 +92,8 @@ class _Reader:
     def packed(self) -> QuantizedTensor:
         """compressed-tensors' words along the inputs; zero points lie along the outputs."""
         words = self._get("weight_packed")
+        if words.dtype == torch.uint8:
+            return self._mxfp4()
         bits = self._bits_of(words, dim=1, suffix="weight_packed")
         self._read("weight_packed", (self.out, num_words(self.inputs, bits)), torch.int32)
         self._check_order("weight_g_idx")
@@ -104,6 +107,17 @@ class _Reader:
             else:  # before they were packed: signed numbers
                 zeros = _raised(self._per_row(stored), bits)
         return self._tensor(unpack(words, bits, self.inputs), scales, zeros, bits)
+
+    def _mxfp4(self) -> QuantizedTensor:
+        """Two codes a byte along the inputs; scales are exponents."""
+        if self.inputs % mxfp4.GROUP_SIZE:
+            raise self._wrong("weight_packed", f"has {self.inputs} inputs: no groups of 32")
+        codes = self._read("weight_packed", (self.out, self.inputs // 2))
+        groups = (self.out, self.inputs // mxfp4.GROUP_SIZE)
+        exponents = self._read("weight_scale", groups, torch.uint8)
+        scales = mxfp4.from_exponents(exponents)
+        words = codes.contiguous().view(torch.int32)
+        return QuantizedTensor(unpack(words, 4, self.inputs), scales, None, 4, is_float=True)
 
     def gptq(self) -> QuantizedTensor:
         """Words along the inputs, everything turned: [in, out]."""

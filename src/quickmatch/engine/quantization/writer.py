@@ -8,7 +8,7 @@ file is written.
 Invariant: the destination is whole or not there. Everything is written to a folder beside it,
 which takes its name at the end.
 
-Source: compressed-tensors' pack-quantized format and quantization config.
+Source: compressed-tensors' pack-quantized and mxfp4-pack-quantized formats and quantization config.
 """
 
 import json
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.engine.folder import INDEX_FILE, WEIGHTS_FILE, weight_files
+from quickmatch.engine.quantization import mxfp4
 from quickmatch.engine.quantization.formats import QuantizedTensor, WeightFormat
 from quickmatch.engine.quantization.packing import pack
 
@@ -81,6 +82,10 @@ def check_destination(destination: Path) -> None:
 
 def packed_tensors(weight: QuantizedTensor) -> dict[str, Tensor]:
     """Return a layer's tensors by their last names."""
+    if weight.is_float:
+        words = pack(weight.codes, weight.bits).view(torch.uint8)
+        scales = mxfp4.to_exponents(weight.scales)
+        return {"weight_packed": words, "weight_scale": scales}
     scales = weight.scales.half()
     # float16 loses digits of very small scales; the few layers that have some keep float32.
     if bool(((scales.float() - weight.scales).abs() > weight.scales * _HALF_ERROR).any()):
@@ -131,12 +136,13 @@ def quantization_config(form: WeightFormat, group_sizes: Mapping[str, int]) -> d
     layers: dict[int, list[str]] = defaultdict(list)
     for name, size in group_sizes.items():
         layers[size].append(name)
+    scale_dtype = {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
     groups: dict[str, Any] = {
         f"group_{i}": {
             "targets": names if len(layers) > 1 else ["Linear"],
             "weights": {
                 "num_bits": form.bits,
-                "type": "int",
+                "type": "float" if form.is_float else "int",
                 "symmetric": form.is_symmetric,
                 "strategy": "group",
                 "group_size": size,
@@ -145,6 +151,7 @@ def quantization_config(form: WeightFormat, group_sizes: Mapping[str, int]) -> d
                 "block_structure": None,
                 "observer": "minmax",
                 "observer_kwargs": {},
+                **(scale_dtype if form.is_float else {}),
             },
             "input_activations": None,
             "output_activations": None,
@@ -153,7 +160,7 @@ def quantization_config(form: WeightFormat, group_sizes: Mapping[str, int]) -> d
     }
     return {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        "format": "mxfp4-pack-quantized" if form.is_float else "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": ["lm_head"],
