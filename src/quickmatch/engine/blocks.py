@@ -54,6 +54,8 @@ class BlockAllocator:
         self._by_digest: dict[bytes, int] = {}
         self._free = list(range(num_blocks - 1, -1, -1))  # a stack; block 0 is given first
         self._idle: dict[int, None] = {}  # published and unreferenced, least recently used first
+        self._num_touched = 0  # blocks that were ever given: their memory is taken
+        self.is_frugal = False  # idle blocks are given before any that was never touched
 
     @property
     def num_free(self) -> int:
@@ -84,8 +86,9 @@ class BlockAllocator:
 
     def allocate(self) -> int:
         """Return a block with one reference. Raises OutOfBlocks if none is free."""
-        if self._free:
+        if self._free and not (self._idle and self._is_dear(self._free[-1])):
             block = self._free.pop()
+            self._num_touched = max(self._num_touched, block + 1)
         elif self._idle:
             block = next(iter(self._idle))
             del self._idle[block]
@@ -94,6 +97,9 @@ class BlockAllocator:
             raise OutOfBlocks(f"all {self.num_blocks} KV blocks are referenced")
         self._ref_counts[block] = 1
         return block
+
+    def _is_dear(self, block: int) -> bool:
+        return self.is_frugal and block >= self._num_touched
 
     def release(self, block_table: Sequence[int]) -> None:
         """Drop one reference to each block.

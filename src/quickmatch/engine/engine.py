@@ -20,6 +20,7 @@ from quickmatch.engine.admission import Refusal, check_request
 from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
 from quickmatch.engine.blocks import BlockAllocator, root_digest
 from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.memory_watch import MemoryWatch
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
 from quickmatch.engine.speculation.speculator import (
@@ -44,6 +45,9 @@ class Runner(DraftRunner, Protocol):
     def block_size(self) -> int: ...
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    def free_memory_bytes(self) -> int:
+        """Return what is left of the machine's memory, or the container's."""
 
     def run(self, batch: StepBatch) -> StepResult:
         """Compute one flattened batch and sample where its spans ask for it."""
@@ -106,6 +110,9 @@ class Engine:
             clock=clock,
         )
         self.speculator: Speculator | None = None
+        self._memory = MemoryWatch(
+            config.min_free_memory_bytes, runner.free_memory_bytes, clock=clock
+        )
         self._is_resting = False  # the speculator, in this step
         if config.speculation.drafters:
             self.speculator = Speculator(config.speculation, runner, self.scheduler, clock=clock)
@@ -278,6 +285,8 @@ class Engine:
                 f"{self.scheduler.num_live} requests are running or waiting, which is all that "
                 "max_num_seqs and max_queue_len allow; try again in a moment",
             )
+        if self._look_at_memory():
+            return Refusal("memory_low", f"{self._memory.words}; try again in a moment")
         if request.adapter is not None and not self._adapters.is_available(request.adapter):
             message = f"adapter {request.adapter!r} is not loaded; {self._loaded_adapters()}"
             return Refusal("adapter_not_found", message)
@@ -293,6 +302,11 @@ class Engine:
             except QuickmatchError as error:
                 return Refusal(None, error.message)
         return refusal
+
+    def _look_at_memory(self) -> bool:
+        is_low = self._memory.look()
+        self.scheduler.set_frugal(is_low)
+        return is_low
 
     def _new_sequence(self, request: Generate) -> Sequence:
         params, prompt = request.sampling, request.prompt_token_ids
@@ -390,6 +404,7 @@ class Engine:
         """Return the engine's figures now; the caller measures `step_s` and `rss_bytes`."""
         scheduler, counters = self.scheduler, self.scheduler.counters
         return Stats(
+            is_memory_low=self._look_at_memory(),
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_blocks_used=scheduler.blocks.num_used,

@@ -29,7 +29,7 @@ from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.folder import resolve_model, weight_files
 from quickmatch.engine.forward_pass import PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
-from quickmatch.engine.kv_cache import size_kv_cache
+from quickmatch.engine.kv_cache import free_memory_bytes, size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.precision import choose_dtype
 from quickmatch.engine.quantization.formats import find_format
@@ -290,6 +290,10 @@ class ModelRunner:
     ) -> list[DraftTree]:
         """Have the model drafters go on with these sequences."""
         return self.drafters.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+
+    def free_memory_bytes(self) -> int:
+        """Return what is left of the machine's memory, or the container's."""
+        return free_memory_bytes(torch.device("cpu"))
 
     # ---- before any sequence runs
 

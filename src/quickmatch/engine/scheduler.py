@@ -75,6 +75,11 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_num_live = max_num_seqs + max_queue_len
         self._clock = clock
+        self._is_frugal = False
+
+    def set_frugal(self, is_frugal: bool) -> None:
+        """Say whether memory is short: then nothing is admitted beside what runs."""
+        self._is_frugal = self.blocks.is_frugal = is_frugal
 
     @property
     def is_full(self) -> bool:
@@ -138,7 +143,7 @@ class Scheduler:
         for sequence in prefills:
             budget -= self._add_span(step, sequence, budget)
         while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
-            if not self._admit(self.waiting[0]):
+            if (self._is_frugal and self.running) or not self._admit(self.waiting[0]):
                 break
             budget -= self._add_span(step, self.running[-1], budget)
         return step

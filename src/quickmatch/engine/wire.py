@@ -180,6 +180,7 @@ class Stats(Message, frozen=True, kw_only=True):
     num_steps: int
     step_s: float  # mean over the last period
     rss_bytes: int
+    is_memory_low: bool = False  # new requests are refused meanwhile
     adapters: list[str] = []
     speculation: SpeculationStats | None = None  # None: turned off
 

@@ -33,6 +33,7 @@ _ENGINE_GAUGES = (
     ("engine_steps", "Steps since start.", "num_steps"),
     ("engine_step_seconds", "Mean step over the last period.", "step_s"),
     ("engine_resident_memory_bytes", "Resident memory of the engine process.", "rss_bytes"),
+    ("engine_memory_low", "1: memory runs out, and new requests are refused.", "is_memory_low"),
 )
 
 

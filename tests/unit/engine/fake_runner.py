@@ -47,12 +47,16 @@ class FakeRunner:
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
+        self.free_bytes = 1 << 40  # of the machine
         self.batches: list[StepBatch] = []
         self.num_moved = 0  # accepted nodes that did not lie in their places
         self.missing = {"missing"}  # paths of adapters that are not there
         self.loaded: dict[str, int] = {}  # adapter id -> row
         self._loads: dict[int, str] = {-1: "base"}  # row -> content
         self._slots: list[Entry | None] = [None] * (num_blocks * block_size)
+
+    def free_memory_bytes(self) -> int:
+        return self.free_bytes
 
     def run(self, batch: StepBatch) -> StepResult:
         assert batch.spans, "an empty batch was run"
