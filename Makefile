@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.hpp)
+NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.cpp src/native/*/*.hpp)
 REPORT ?= demo-report
 
 # Benchmarks: ARGS=--quick. bench-speculation: QUICKMATCH_BENCH_DATA is a folder with workloads/ and pretrain/.

@@ -6,5 +6,6 @@
 namespace quickmatch {
 
 void bind_decoder(nanobind::module_& m);
+void bind_speculation(nanobind::module_& m);
 
 }  // namespace quickmatch

@@ -56,4 +56,5 @@ NB_MODULE(_native, m) {
         .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)
         .def_prop_ro("num_live_bytes", &SuffixIndex::num_live_bytes);
     quickmatch::bind_decoder(m);
+    quickmatch::bind_speculation(m);
 }

@@ -18,12 +18,13 @@
 namespace quickmatch::suffix {
 
 constexpr std::size_t kNumSources = 2;  // the sequence itself, past outputs
+constexpr std::uint8_t kSources[kNumSources] = {1, 2};  // as tree.py numbers them
 
 struct Tree {
     std::vector<Token> token_ids;
     std::vector<std::int32_t> parents;
     std::vector<double> confidences;
-    std::vector<std::uint8_t> sources;
+    std::vector<std::uint8_t> sources;  // values of tree.py's Source
     std::vector<std::uint8_t> features;  // length of the longest match that speaks for the node
 };
 
@@ -55,7 +56,7 @@ class Continuations {
             tree.token_ids.push_back(best.token);
             tree.parents.push_back(best.parent);
             tree.confidences.push_back(best.confidence);
-            tree.sources.push_back(best.source);
+            tree.sources.push_back(kSources[best.source]);
             tree.features.push_back(best.feature);
             if (best.depth < max_depth && tree.token_ids.size() < max_nodes) {
                 expand(node, best.path_chance, best.depth, best.spans);

@@ -11,7 +11,7 @@ cell's counts are halved when they reach a bound, so that old evidence fades.
 
 The tables are made again for one slice (source, feature) at a time, once it has enough news.
 
-Source: shrinkage as in empirical Bayes.
+Source: shrinkage as in empirical Bayes. The twin of src/native/speculation/calibration.hpp.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from quickmatch.engine.speculation.calibration_grid import (
     by_depth,
     on_grid,
 )
+from quickmatch.engine.speculation.in_order import in_order
 from quickmatch.engine.speculation.isotonic import isotonic
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
@@ -119,16 +120,18 @@ class SourceCalibration:
         start, end = f * NUM_D * NUM_C, (f + 1) * NUM_D * NUM_C
         tested, accepted = self._tested[start:end], self._accepted[start:end]
         self._sums[f] = (
-            [sum(tested[c::NUM_C]) for c in range(NUM_C)],
-            [sum(accepted[c::NUM_C]) for c in range(NUM_C)],
+            [in_order(tested[c::NUM_C]) for c in range(NUM_C)],
+            [in_order(accepted[c::NUM_C]) for c in range(NUM_C)],
         )
 
     def _refresh(self, f: int) -> None:
         self._sum(f)
-        all_tested = [sum(column) for column in zip(*(t for t, _ in self._sums), strict=True)]
-        all_accepted = [sum(column) for column in zip(*(a for _, a in self._sums), strict=True)]
-        expected = sum(map(mul, all_tested, CONFIDENCES))
-        ratio = (sum(all_accepted) + _SOURCE_PRIOR) / (expected + _SOURCE_PRIOR)
+        all_tested = [in_order(column) for column in zip(*(t for t, _ in self._sums), strict=True)]
+        all_accepted = [
+            in_order(column) for column in zip(*(a for _, a in self._sums), strict=True)
+        ]
+        expected = in_order(map(mul, all_tested, CONFIDENCES))
+        ratio = (in_order(all_accepted) + _SOURCE_PRIOR) / (expected + _SOURCE_PRIOR)
         means = [min(c * ratio, MAX_PROBABILITY) for c in CONFIDENCES]
         means = _shrunk(all_tested, all_accepted, means, _PRIORS[0])
         means = isotonic(means, [tested + _PRIORS[0] for tested in all_tested])
@@ -144,7 +147,7 @@ class SourceCalibration:
             tables.append(on_grid(values))
         self.rows[f] = by_depth(tables)
         self._news[f] = 0
-        self._evidence[f] = sum(self._sums[f][0])
+        self._evidence[f] = in_order(self._sums[f][0])
 
 
 def _shrunk(
@@ -158,13 +161,13 @@ def _shrunk(
 
 
 class Calibration:
-    """Acceptance of the tokens of every source."""
+    """Acceptance of the tokens of every source, which are told by their numbers."""
 
     def __init__(self) -> None:
         self._sources = [SourceCalibration() for _ in Source]
         self.agreement = SourceCalibration()  # of tokens that two drafters propose: merging.py
 
-    def of(self, source: Source) -> SourceCalibration:
+    def of(self, source: int) -> SourceCalibration:
         """Return one source's."""
         return self._sources[source]
 
@@ -174,7 +177,7 @@ class Calibration:
             source.refresh()
         self.agreement.refresh()
 
-    def renew(self, source: Source) -> None:
+    def renew(self, source: int) -> None:
         """Forget what is known of a source: it is another one now."""
         self._sources[source] = SourceCalibration()
 
@@ -212,7 +215,7 @@ class Calibration:
     ) -> list[float] | None:
         """Return the same for a chain of one source down to the floor; None if it is none.
 
-        The controller's inner loop: what is not likely enough needs no number.
+        The usual draft's short way: what is not likely enough needs no number.
         """
         size, source, feature = len(tree), tree.sources[0], tree.features[0]
         if (

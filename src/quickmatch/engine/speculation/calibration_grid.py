@@ -1,4 +1,7 @@
-"""The buckets of calibration: of raw confidence, of the feature, of the depth. Constants only."""
+"""The buckets of calibration: of raw confidence, of the feature, of the depth. Constants only.
+
+The twin of src/native/speculation/calibration_grid.hpp.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise

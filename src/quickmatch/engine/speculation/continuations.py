@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from quickmatch.engine.speculation.ngram_chains import MAX_MATCH, Occurrence
+from quickmatch.engine.speculation.tree import Source, TreeColumns
 
-# token_ids, parents, confidences, sources (0: the sequence itself, 1: past outputs), features
-TreeColumns = tuple[list[int], list[int], list[float], list[int], list[int]]
+_SOURCES = (int(Source.SUFFIX_LOCAL), int(Source.SUFFIX_GLOBAL))
 
 
 class Evidence(NamedTuple):
@@ -43,7 +43,7 @@ class _Candidate:
     parent: int
     confidence: float
     path_chance: float
-    source: int
+    source: int  # 0: the sequence itself, 1: past outputs
     feature: int
     depth: int
     occurrences: list[list[Occurrence]]  # by source
@@ -68,7 +68,7 @@ class Continuations:
             tree[0].append(best.token)
             tree[1].append(best.parent)
             tree[2].append(best.confidence)
-            tree[3].append(best.source)
+            tree[3].append(_SOURCES[best.source])
             tree[4].append(best.feature)
             if best.depth < max_depth and len(tree[0]) < max_nodes:
                 self._expand(len(tree[0]) - 1, best.path_chance, best.depth, best.occurrences)

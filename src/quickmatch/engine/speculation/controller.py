@@ -1,12 +1,13 @@
 """Chooses each step who drafts, how much, and which drafted tokens are verified.
 
 It maximises expected tokens a second: calibrated path probabilities over the measured cost of the
-step. It owns the decisions; it knows no token's meaning, no tensor and no drafter.
+step. It owns the decisions; what drafts are worth it asks the assessor (assessor.py). It knows no
+token's meaning, no tensor and no drafter.
 
 A step, in this order (what is not needed is left out):
 
     begin_step() -> bool                                  True: a rest; then rested(…) ends it
-    should_draft(id, match_length=0) -> bool              each sequence that could draft cheaply
+    should_draft(id) -> bool                              each sequence that could draft cheaply
     wants_model(ids, trees, able=…, num_other_rows=…)     if a model drafter is loaded
     model_drafted(num_seqs=…, depth=…, seconds=…)         if it was asked
     choose(ids, trees, num_other_rows=…, max_rows=…)      or choose_none(ids) where no tree is
@@ -22,24 +23,21 @@ only to learn is on an allowance (trials.py).
 Source: Θ is goodput, expected tokens over measured time, as in docs/architecture.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.speculation.assessor import Assessor, best_assessor_type
 from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
-from quickmatch.engine.speculation.gathering import Gatherer
 from quickmatch.engine.speculation.host_time import HostTime
-from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
-from quickmatch.engine.speculation.request_state import RequestState
+from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse, Outlook
 from quickmatch.engine.speculation.rests import Rests
-from quickmatch.engine.speculation.step_drafts import StepDrafts
-from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, TreeColumns
 from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.turns import Turns
-from quickmatch.engine.speculation.verdicts import Verdicts
 
 _MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
 _TRIAL_SEQS = 8  # that a model on trial drafts for
@@ -62,26 +60,32 @@ class _Step:
     plan: ModelPlan | None = None
     planned_s: float = 0.0  # of drafting by the plan, as foreseen
     model_s: float = 0.0  # and as measured
-    drafts: StepDrafts | None = None
+    is_gathered: bool = False  # the assessor has the step's drafts, but for a model's
 
 
 class Controller:
     """One engine's. Not thread-safe: it lives in the engine's loop."""
 
-    def __init__(self, costs: CostTable, config: SpeculationConfig) -> None:
+    def __init__(
+        self,
+        costs: CostTable,
+        config: SpeculationConfig,
+        *,
+        assessor_type: Callable[..., Assessor] | None = None,
+    ) -> None:
+        """assessor_type: left out, the native one, or the plain one where that is not built."""
         if config.max_depth > MAX_DEPTH:
             raise ConfigError(f"speculation.max_depth is {config.max_depth}; at most {MAX_DEPTH}")
         self._costs = costs
         self._config = config
-        self._verdicts = Verdicts()
-        self._model = ModelUse(config.max_depth, config.max_draft_tokens)
         floor = config.min_path_probability if config.is_adaptive else 0.0
-        self._gatherer = Gatherer(self._verdicts.calibration, self._model, floor)
+        make = assessor_type or best_assessor_type()
+        self._assessor = make(max_depth=config.max_depth, floor=floor)
+        self._model = ModelUse(self._assessor.promises, config.max_depth, config.max_draft_tokens)
         self._trials = Trials(costs)
         self._turns = Turns()
         self._rests = Rests()
         self._host = HostTime()
-        self._states: dict[int, RequestState] = {}
         self._figures = Figures()
         self._now = 0  # steps
         self._num_seqs = 1  # that decode, in the last step that proposed
@@ -127,27 +131,24 @@ class Controller:
 
     # ---- who drafts
 
-    def should_draft(self, sequence_id: int, *, match_length: int = 0) -> bool:
-        """Return whether to have the cheap drafters draft for a sequence in this step.
-
-        match_length: of the suffix drafter, if known without drafting; growth ends a pause.
-        """
+    def should_draft(self, sequence_id: int) -> bool:
+        """Return whether to have the cheap drafters draft for a sequence in this step."""
         if not self._config.is_adaptive:
             return True
-        step = self._open()
+        step = self._step or self._open()
         if step.is_plain_turn or not (step.is_deciding or self._turns.is_drafting):
             return False
-        wanted = self._state(sequence_id).ask(self._now, match_length, step.longest_pause)
+        wanted = self._assessor.ask(sequence_id, self._now, step.longest_pause)
         wanted = wanted or self._rests.is_looking
         step.num_asked += wanted
         return wanted
 
     def wants_model(
         self,
-        sequence_ids: Sequence[int],
-        trees: Sequence[Sequence[DraftTree]],
+        sequence_ids: list[int],
+        trees: list[list[DraftTree]],
         *,
-        able: Sequence[int],
+        able: list[int],
         num_other_rows: int = 0,
     ) -> ModelPlan | None:
         """Return for which sequences and how deep to have a model draft; None: not in this step.
@@ -155,17 +156,17 @@ class Controller:
         trees: what was drafted already, by sequence; if this returns None, `choose` is to be
         given the same. able: ids of those that a model drafter can draft for.
         """
-        step = self._open()
+        step = self._step or self._open()
         if not able or step.is_plain_turn:
             return None
         if not self._config.is_adaptive:
             nodes = self._config.max_draft_tokens
             step.plan = ModelPlan(tuple(able), self._config.max_depth, 1, nodes)
             return step.plan
-        self._check_turn(len(sequence_ids))
+        self._check_turn(step, len(sequence_ids))
         if self._model.is_on if not step.is_deciding else self._model.is_looking(self._now):
             self._model.host_s = self._host.of_model_s
-            step.plan = self._plan_model(sequence_ids, trees, able, num_other_rows)
+            step.plan = self._plan_model(step, sequence_ids, trees, able, num_other_rows)
         if step.plan is None and not self._model.is_on:
             step.plan = self._plan_trial(able)
         if step.plan is not None:
@@ -183,8 +184,8 @@ class Controller:
 
     def choose(
         self,
-        sequence_ids: Sequence[int],
-        trees: Sequence[Sequence[DraftTree]],
+        sequence_ids: list[int],
+        trees: list[list[DraftTree]],
         *,
         num_other_rows: int = 0,
         max_rows: int,
@@ -193,52 +194,45 @@ class Controller:
 
         trees: any number of drafts a sequence. max_rows: nodes that the step has room for.
         """
-        step = self._open()
+        step = self._step or self._open()
         step.num_decoding = self._num_seqs = len(sequence_ids)
-        self._check_turn(len(sequence_ids))
-        if step.drafts is None or step.plan is not None:
-            step.drafts = self._gather(sequence_ids, trees)
-        drafts, states = step.drafts, [self._states[i] for i in sequence_ids]
-        price, chosen = self._choose(drafts, num_other_rows, max_rows)
-        return drafts.take(
-            chosen,
-            states,
-            max_nodes=self._config.max_draft_tokens,
-            price=price,
-            least_gain=self._trials.least_gain,
-        )
+        self._check_turn(step, len(sequence_ids))
+        if not step.is_gathered or step.plan is not None:
+            self._gather(step, sequence_ids, trees)
+        if self._config.is_adaptive:
+            chosen = self._choose(step, num_other_rows, max_rows)
+        else:
+            chosen = self._assessor.choose_all(max_rows, self._config.max_draft_tokens)
+        return [None if columns is None else DraftTree(*columns) for columns in chosen]
 
-    def _choose(
-        self, drafts: StepDrafts, num_other_rows: int, max_rows: int
-    ) -> tuple[float, list[list[int]]]:
-        """Return a node's price, in tokens, and each sequence's nodes, the likeliest first."""
-        step, costs = self._open(), self._costs
-        if not self._config.is_adaptive:
-            num_nodes = min(len(drafts.pool), max_rows)
-            return drafts.price(costs, num_nodes), drafts.pool.split(num_nodes)
-        num_nodes = drafts.num_worth(
+    def _choose(self, step: _Step, num_other_rows: int, max_rows: int) -> list[TreeColumns | None]:
+        extra_s = step.planned_s
+        if num_other_rows:
+            extra_s += num_other_rows * self._costs.other_row_s
+        costs = self._costs.of_step(step.num_decoding, extra_s)
+        num_nodes, chosen = self._assessor.choose(
             costs,
-            max_nodes=max_rows,
-            extra_s=step.planned_s + num_other_rows * costs.other_row_s,
-            margin=1.0 if self._is_drafting else MARGIN,
+            1.0 if self._is_drafting else MARGIN,
+            max_rows,
+            self._config.max_draft_tokens,
+            self._trials.least_gain,
         )
         self._is_drafting = num_nodes > 0
         if step.is_deciding:
-            self._decided(drafts, num_nodes)
-        return drafts.price(costs, num_nodes), drafts.pool.split(num_nodes)
+            self._decided(step, num_nodes, costs.plain_s)
+        return chosen
 
-    def _decided(self, drafts: StepDrafts, num_nodes: int) -> None:
+    def _decided(self, step: _Step, num_nodes: int, plain_s: float) -> None:
         """Tell whether drafting pays, the host's own time for it included."""
-        costs, num_seqs, step = self._costs, len(drafts.merged), self._open()
-        plain_s = costs.plain_s(num_seqs)
-        seconds = costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
+        num_seqs = step.num_decoding
+        seconds = self._costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
         seconds += self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
-        tokens = num_seqs + drafts.pool.gain(num_nodes)
+        tokens = num_seqs + self._assessor.gain(num_nodes)
         is_worth = num_nodes > 0 and tokens / seconds > num_seqs / plain_s
         self._turns.decided(self._now, num_seqs=num_seqs, is_worth=is_worth)
         self._rests.decided(is_worth=is_worth)
 
-    def choose_none(self, sequence_ids: Sequence[int]) -> list[DraftTree | None]:
+    def choose_none(self, sequence_ids: list[int]) -> list[DraftTree | None]:
         """Stand in for `choose` where no tree was made."""
         step, num_seqs = self._open(), len(sequence_ids)
         step.num_decoding = self._num_seqs = num_seqs
@@ -253,8 +247,8 @@ class Controller:
         self,
         sequence_id: int,
         tree: DraftTree | None,
-        accepted: Sequence[int],
-        token_ids: Sequence[int],
+        accepted: list[int],
+        token_ids: list[int],
         scope: str = "",
     ) -> None:
         """Learn from the target's tokens for one sequence, whether its draft was verified or not.
@@ -263,30 +257,29 @@ class Controller:
         token_ids: what the target chose: those of the accepted nodes and the one after them.
         scope: what drifts are told apart by (tenant and weights).
         """
-        step = self._open()
+        step = self._step or self._open()
         if tree is not None:
             self._figures.add_verified(tree, accepted)
             step.num_verified += 1
             step.num_verified_nodes += len(tree)
             step.num_verified_tokens += len(token_ids)
-        state = self._states.get(sequence_id)
-        if state is None or state.drafted is None or not token_ids:
-            return
-        drafted, state.drafted = state.drafted, None
         plan = step.plan
-        if step.is_deciding or (plan is not None and plan.is_trial):
-            for source in self._verdicts.add(state, drafted, token_ids, scope):
-                self._turns.renew()
-                if source in MODEL_SOURCES:
-                    self._model.soften()
+        is_trial = plan is not None and plan.is_trial
+        verdict = self._assessor.judge(
+            sequence_id, token_ids, scope, step.is_deciding or is_trial, tree is None
+        )
+        if verdict is None:
+            return
+        drifted, is_right, is_right_of_model = verdict
+        for source in drifted:
+            self._turns.renew()
+            if source in MODEL_SOURCES:
+                self._model.soften()
         if tree is None or self._rests.is_looking:
-            is_right = drafted.begins_with(token_ids[0])
             self._rests.judged(is_right=is_right)
-            if is_right and tree is None:
-                state.was_right()
-        if plan is not None and plan.is_trial and sequence_id in plan.sequence_ids:
+        if plan is not None and is_trial and sequence_id in plan.sequence_ids:
             step.num_tried += 1
-            step.num_right += drafted.begins_with(token_ids[0], of_model=True)
+            step.num_right += is_right_of_model
 
     def stepped(
         self,
@@ -327,7 +320,7 @@ class Controller:
         if step.num_tried and 2 * step.num_right >= step.num_tried:
             self._trials.won()
         if step.is_deciding:
-            self._verdicts.calibration.refresh()
+            self._assessor.refresh()
         elif step.num_decoding:
             self._host.add(
                 max(0.0, draft_s - step.model_s),
@@ -340,21 +333,19 @@ class Controller:
 
     def forget(self, sequence_id: int) -> None:
         """Drop what is known of a sequence that has ended."""
-        state = self._states.pop(sequence_id, None)
-        if state is not None:
-            self._verdicts.end(state)
+        self._assessor.forget(sequence_id)
 
     def renew_model(self) -> None:
         """Believe the model drafter anew: another head has been loaded."""
         for source in MODEL_SOURCES:
-            self._verdicts.calibration.renew(source)
+            self._assessor.renew(source)
         self._model.renew()
         self._turns.renew()
         self._rests.wake()
 
     def figures(self) -> Figures:
         """Return the sums since the start."""
-        self._figures.num_drifts = self._verdicts.drift.num_drifts
+        self._figures.num_drifts = self._assessor.num_drifts
         return self._figures
 
     # ---- inside
@@ -385,53 +376,47 @@ class Controller:
                 self._step.is_plain_turn = self._trials.is_plain_due(self._num_seqs)
         return self._step
 
-    def _check_turn(self, num_seqs: int) -> None:
+    def _check_turn(self, step: _Step, num_seqs: int) -> None:
         """Decide this step in full if the last decision was about another number of sequences."""
-        step = self._open()
         step.is_deciding = step.is_deciding or not self._turns.holds(num_seqs)
 
-    def _state(self, sequence_id: int) -> RequestState:
-        state = self._states.get(sequence_id)
-        if state is None:
-            state = self._states[sequence_id] = RequestState(self._now)
-        return state
-
-    def _gather(
-        self, sequence_ids: Sequence[int], trees: Sequence[Sequence[DraftTree]]
-    ) -> StepDrafts:
-        """Merge each sequence's drafts, anew only for those that the step's model drafted for."""
-        step = self._open()
-        states = [self._state(i) for i in sequence_ids]
-        if step.drafts is not None and step.plan is not None:
-            planned = step.plan.sequence_ids
-            merged = step.drafts.merged
-            kept = [None if i in planned else m for i, m in zip(sequence_ids, merged, strict=True)]
-        else:
-            kept = [None] * len(states)
-        width = 1 if step.plan is None else step.plan.width
-        return self._gatherer.gather(states, trees, kept, now=self._now, width=width)
+    def _gather(self, step: _Step, sequence_ids: list[int], trees: list[list[DraftTree]]) -> None:
+        """Have each sequence's drafts merged, anew only those that the step's model drafted for."""
+        plan = step.plan
+        renewed = plan.sequence_ids if plan is not None and step.is_gathered else None
+        width = 1 if plan is None else plan.width
+        self._assessor.gather(sequence_ids, trees, self._now, width, renewed)
+        step.is_gathered = True
 
     def _plan_model(
         self,
-        sequence_ids: Sequence[int],
-        trees: Sequence[Sequence[DraftTree]],
-        able: Sequence[int],
+        step: _Step,
+        sequence_ids: list[int],
+        trees: list[list[DraftTree]],
+        able: list[int],
         num_other_rows: int,
     ) -> ModelPlan | None:
-        drafts = self._open().drafts = self._gather(sequence_ids, trees)
-        outlook = drafts.outlook(self._costs, num_other_rows * self._costs.other_row_s)
-        places = {sequence_id: place for place, sequence_id in enumerate(sequence_ids)}
-        ratios = [(places[i], self._state(i).model_ratio) for i in able]
+        self._gather(step, sequence_ids, trees)
+        extra_s = num_other_rows * self._costs.other_row_s if num_other_rows else 0.0
+        costs = self._costs.of_step(len(sequence_ids), extra_s)
+        tokens_per_s, gains, nodes, ratios = self._assessor.outlook(costs)
+        outlook = Outlook(tokens_per_s, gains, nodes, extra_s, self._assessor.gain)
+        drafted_for = set(able)
+        candidates = [
+            (place, ratio)
+            for place, (i, ratio) in enumerate(zip(sequence_ids, ratios, strict=True))
+            if i in drafted_for
+        ]
         found = self._model.plan(
-            self._costs, outlook, ratios, now=self._now, is_searching=self._open().is_deciding
+            self._costs, outlook, candidates, now=self._now, is_searching=step.is_deciding
         )
         if found is None:
             return None
         chosen, depth, width = found
-        nodes = min(width * depth, self._config.max_draft_tokens)
-        return ModelPlan(tuple(sequence_ids[i] for i in chosen), depth, width, nodes)
+        max_nodes = min(width * depth, self._config.max_draft_tokens)
+        return ModelPlan(tuple(sequence_ids[i] for i in chosen), depth, width, max_nodes)
 
-    def _plan_trial(self, able: Sequence[int]) -> ModelPlan | None:
+    def _plan_trial(self, able: list[int]) -> ModelPlan | None:
         """Have the model draft a token, only to be judged, if the allowance covers it."""
         num_seqs = min(len(able), _TRIAL_SEQS)
         if not self._trials.tries_model(self._model.drafting_s(self._costs, num_seqs, 1)):

@@ -19,6 +19,7 @@ The additive form over batch sizes is ours.
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import exp
+from typing import NamedTuple
 
 from quickmatch.engine.speculation.estimate import Estimate
 from quickmatch.engine.speculation.isotonic import isotonic
@@ -98,6 +99,15 @@ def _interpolate(points: Points, at: float) -> float:
     return low_s + (high_s - low_s) * (at - low) / (high - low)
 
 
+class StepCosts(NamedTuple):
+    """What a step of a number of sequences costs, for those who look at many numbers of rows."""
+
+    stairs: Points  # (num_rows, seconds) at every edge above the number of sequences
+    factor: float  # on the seconds of all stairs
+    plain_s: float  # of the step without drafts
+    extra_s: float  # of this step beside the target's rows: drafting, rows of prompts
+
+
 class CostTable:
     """Seconds of a target step. An empty table calls every step 1 s and rows nearly free."""
 
@@ -175,12 +185,9 @@ class CostTable:
             return self.plain_s(num_seqs)
         return _interpolate(self._fit(num_seqs), num_rows) * exp(self._pace)
 
-    def staircase(self, num_seqs: int) -> tuple[Points, float]:
-        """Return the (num_rows, seconds) of every edge above num_seqs, and the factor on them.
-
-        For those who look at many: the seconds still have to be multiplied by the factor.
-        """
-        return self._fit(num_seqs), exp(self._pace)
+    def of_step(self, num_seqs: int, extra_s: float) -> StepCosts:
+        """Return the costs of a step that takes extra_s beside the target's rows."""
+        return StepCosts(self._fit(num_seqs), exp(self._pace), self.plain_s(num_seqs), extra_s)
 
     @property
     def other_row_s(self) -> float:

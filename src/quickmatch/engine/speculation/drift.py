@@ -10,6 +10,8 @@ done about a drift:
   and sure, because heads are trained anew for it. Requests differ; only many in a row that fall
   short are a drift of the traffic. `num_drifts` counts these.
 
+The twin of src/native/speculation/drift.hpp.
+
 Source: Page 1954, Hinkley 1971; here on the residual of calibration.
 """
 
@@ -79,7 +81,7 @@ class DriftWatch:
         self.num_drifts = 0  # of the traffic, ever
         self._tests: OrderedDict[str, list[DriftTest]] = OrderedDict()  # by scope; by source
 
-    def test(self, scope: str, source: Source) -> DriftTest:
+    def test(self, scope: str, source: int) -> DriftTest:
         """Return the test of a source in a scope. The oldest scopes are forgotten."""
         tests = self._tests.get(scope)
         if tests is None:
@@ -88,6 +90,6 @@ class DriftWatch:
                 self._tests.popitem(last=False)
         return tests[source]
 
-    def add_block(self, scope: str, source: Source, acceptance: float) -> None:
+    def add_block(self, scope: str, source: int, acceptance: float) -> None:
         """Take in the acceptance of a block of a request's tokens."""
         self.num_drifts += self.test(scope, source).add_block(acceptance)

@@ -1,7 +1,7 @@
 """From what the drafters made for a step to one merged tree a sequence, with path probabilities.
 
-Owns the order: calibrate each tree by its source and by how the sequence fares, tell the model
-drafter's record what its trees promise, merge. It decides nothing.
+Owns the order: calibrate each tree by its source and by how the sequence fares, tell the record of
+promises what a model's trees promise, merge. It decides nothing.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from functools import partial
 
 from quickmatch.engine.speculation.calibration import Calibration
 from quickmatch.engine.speculation.merging import NO_DRAFT, Merged, merge
-from quickmatch.engine.speculation.model_use import ModelUse
+from quickmatch.engine.speculation.promise import Promises
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.step_drafts import StepDrafts
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
@@ -18,9 +18,9 @@ from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 class Gatherer:
     """One engine's. floor: of path probability; what is below is not looked at."""
 
-    def __init__(self, calibration: Calibration, model: ModelUse, floor: float) -> None:
+    def __init__(self, calibration: Calibration, promises: Promises, floor: float) -> None:
         self._calibration = calibration
-        self._model = model
+        self._promises = promises
         self._floor = floor
 
     def gather(
@@ -46,7 +46,7 @@ class Gatherer:
             some = [tree for tree in drafts if tree.token_ids]
             state.drafted = self._merge(state, some, width) if some else None
             merged.append(state.drafted or NO_DRAFT)
-        return StepDrafts(merged, self._floor)
+        return StepDrafts(states, merged, self._floor)
 
     def _merge(self, state: RequestState, trees: list[DraftTree], width: int) -> Merged:
         calibration, first = self._calibration, trees[0]
@@ -54,12 +54,14 @@ class Gatherer:
             likely = calibration.chain_probabilities(first, state.ratios, self._floor)
             if likely is not None:
                 return Merged(first, likely, [], is_chain=True)
-        paths = [calibration.path_probabilities(t, state.ratios, self._floor) for t in trees]
-        for tree, path in zip(trees, paths, strict=True):
+        paths: list[list[float]] = []
+        for tree in trees:
+            path = calibration.path_probabilities(tree, state.ratios, self._floor)
+            paths.append(path)
             if tree.sources[0] in MODEL_SOURCES:
                 # What is too unlikely to be verified is no gain.
                 likely = [p if p > self._floor else 0.0 for p in path]
-                state.promised(*self._model.promised(width, tree, likely))
+                state.promised(*self._promises.add(width, tree, likely))
         if len(trees) == 1:
             return Merged(first, paths[0], [])
         return merge(trees, paths, partial(calibration.agreement.probability, 0, 1))

@@ -5,13 +5,13 @@ handed out as a twin, so that it is judged by the same verification. That two dr
 evidence of its own, calibrated like a drafter whose raw confidence is that of two independent
 guesses. Where they do not agree, one at most is right: siblings share one probability.
 
-Knows no sequence and no cost.
+Knows no sequence and no cost. The twin of src/native/speculation/merging.hpp.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, Source
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class Twin:
     """A second source's record of a node."""
 
     node: int
-    source: Source
+    source: int
     feature: int
     confidence: float
     together: float  # P(right) if the two guesses were independent
@@ -88,8 +88,8 @@ def merge(
 
 
 def _exchange(
-    tree: DraftTree, node: int, source: Source, feature: int, confidence: float
-) -> tuple[Source, int, float]:
+    tree: DraftTree, node: int, source: int, feature: int, confidence: float
+) -> tuple[int, int, float]:
     old = tree.sources[node], tree.features[node], tree.confidences[node]
     tree.sources[node], tree.features[node], tree.confidences[node] = source, feature, confidence
     return old

@@ -1,7 +1,7 @@
 """Whether, for whom and how deep a drafter that runs a model (a head, a small model) is asked.
 
-Owns what its trees promise by width and depth (promise.py), what drafting takes, and whether it is
-in use. It does not know sequences: the controller passes what each may gain.
+Owns what drafting takes, and whether it is in use. What its trees promise by width and depth is
+told by promise.py. It does not know sequences: the controller passes what each may gain.
 
 Guards: it is asked only where the predicted tokens a second are 3 % better, goes out of use when
 they were no better in 32 steps, and stays in or out for 16 steps. While in use each step still
@@ -9,23 +9,22 @@ asks only for the sequences, and to the depth, that pay.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from operator import itemgetter
 
+from quickmatch.engine.speculation.assessor import Promises
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.estimate import Estimate
-from quickmatch.engine.speculation.promise import Promise, levels_of
-from quickmatch.engine.speculation.tree import DraftTree
+from quickmatch.engine.speculation.promise import WIDTHS
 
 MARGIN = 1.03
 DWELL_STEPS = 16
 _IDLE_STEPS = 32
 _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
-_WIDTHS = (1, 2, 4)
 _SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
-_MISSES_LEFT = {2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
 _PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -49,14 +48,14 @@ class Outlook:
     gains: list[float]  # by sequence: expected accepted tokens of its other drafts
     nodes: list[int]  # by sequence: their rows
     extra_s: float  # on top of the table: rows of prompts
-    sums: list[float]  # accepted tokens expected of the likeliest nodes, by their number - 1
+    gain: Callable[[int], float]  # accepted tokens expected of so many nodes, the likeliest
 
 
 class ModelUse:
     """The decisions about one engine's model drafters."""
 
-    def __init__(self, max_depth: int, max_nodes: int) -> None:
-        self._max_depth, self._max_nodes = max_depth, max_nodes
+    def __init__(self, promises: Promises, max_depth: int, max_nodes: int) -> None:
+        self._promises, self._max_nodes = promises, max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self.host_s = 0.0  # of a step in which it drafts, beside the drafting
         self._pass: dict[int, Estimate] = {}
@@ -65,10 +64,8 @@ class ModelUse:
     def renew(self) -> None:
         """Forget what was promised: it is another drafter now. A pass takes as long as before."""
         self.is_on = False
-        narrow = Promise(self._max_depth, 1.0, None)
-        self._promises = {w: Promise(self._max_depth, _MISSES_LEFT[w], narrow) for w in _WIDTHS[1:]}
-        self._promises[1] = narrow
-        self._totals = {w: p.totals() for w, p in self._promises.items()}  # at the last decision
+        self._promises.renew()
+        self._totals = {w: self._promises.look(w) for w in WIDTHS}  # at the last decision
         self._width = 1
         self._share = 1.0
         self._place = 0  # in _depths: the depth of the last way
@@ -84,24 +81,9 @@ class ModelUse:
             estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
             estimate.add(seconds / plan.depth)
 
-    def promised(self, width: int, tree: DraftTree, paths: Sequence[float]) -> tuple[float, float]:
-        """Take in a drafted tree; return the accepted tokens it promises, and what is usual.
-
-        paths: the path probability of each node.
-        """
-        levels, best_path = levels_of(tree, paths)
-        promise = self._promises[width]
-        totals = self._totals[width]
-        usual = totals[min(len(levels), len(totals)) - 1]
-        promise.add(levels)
-        if width > 1:
-            self._promises[1].add(best_path)
-        return sum(levels), usual
-
     def soften(self) -> None:
         """Doubt the promises: calibration has found a drift."""
-        for promise in self._promises.values():
-            promise.soften()
+        self._promises.soften()
         self._next_look = 0
 
     def look_again(self) -> None:
@@ -167,51 +149,41 @@ class ModelUse:
         A few ways a step suffice: what is best changes slowly, and each has its turn.
         """
         depths, place, width = self._depths, self._place, self._width
-        other = _WIDTHS[now % len(_WIDTHS)]
+        other = WIDTHS[now % len(WIDTHS)]
         for w in {width, other}:
-            self._totals[w] = self._promises[w].totals()
+            self._totals[w] = self._promises.look(w)
         places = {place, max(place - 1, 0), min(place + 1, len(depths) - 1), now % len(depths)}
         ways = [(depths[i], width, 1.0) for i in places]
         ways.append((depths[place], other, 1.0))
         if len(able) > 1:
             ways.append((depths[place], width, _SHARES[now % len(_SHARES)]))
-        best = max(self._rate(costs, outlook, able, *way) for way in ways)
-        rate, depth, width, self._share = best
+        rated = []
+        for depth, width, share in ways:
+            taken = self._taken(outlook, able, depth, width, share)
+            rate = self._rate(costs, outlook, taken, depth, width)
+            rated.append((rate, depth, width, share, [i for _, i in taken]))
+        rate, depth, width, self._share, chosen = max(rated, key=itemgetter(0, 1, 2, 3))
         self._place = depths.index(depth)
-        return self._chosen(outlook, able, rate, depth, width)
+        return rate, chosen, depth, width
 
     def _last_way(
         self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]]
     ) -> tuple[float, list[int], int, int]:
         depth, width = self._depths[self._place], self._width
-        rate, *_ = self._rate(costs, outlook, able, depth, width, self._share)
-        return self._chosen(outlook, able, rate, depth, width)
-
-    def _chosen(
-        self,
-        outlook: Outlook,
-        able: Sequence[tuple[int, float]],
-        rate: float,
-        depth: int,
-        width: int,
-    ) -> tuple[float, list[int], int, int]:
-        gains = self._gains(outlook, able, depth, width)
-        return rate, [i for _, i in gains[: _share_of(len(gains), self._share)]], depth, width
+        taken = self._taken(outlook, able, depth, width, self._share)
+        return self._rate(costs, outlook, taken, depth, width), [i for _, i in taken], depth, width
 
     def _rate(
         self,
         costs: CostTable,
         outlook: Outlook,
-        able: Sequence[tuple[int, float]],
+        taken: Sequence[tuple[float, int]],
         depth: int,
         width: int,
-        share: float,
-    ) -> tuple[float, int, int, float]:
-        """Return (tokens a second, depth, width, share of those who gain) of one way to do it."""
-        gains = self._gains(outlook, able, depth, width)
-        if not gains:
-            return 0.0, depth, width, share
-        taken = gains[: _share_of(len(gains), share)]
+    ) -> float:
+        """Return the tokens a second of one way to do it. taken: for whom, and what they gain."""
+        if not taken:
+            return 0.0
         num_seqs = len(outlook.gains)
         nodes = min(width * depth, self._max_nodes)
         before, added = sum(outlook.nodes), sum([nodes - outlook.nodes[i] for _, i in taken])
@@ -221,23 +193,25 @@ class ModelUse:
         num_rows = num_seqs + max(before + added, 1)
         rate = tokens / (costs.step_s(num_seqs, num_rows) + fixed_s)
         if 0 < added < before:  # or in the place of the unlikeliest others, on the same stair
-            tokens -= outlook.sums[before - 1] - outlook.sums[before - added - 1]
+            tokens -= outlook.gain(before) - outlook.gain(before - added)
             same = tokens / (costs.step_s(num_seqs, num_seqs + before) + fixed_s)
             rate = max(rate, same)
-        return rate, depth, width, share
+        return rate
 
-    def _gains(
-        self, outlook: Outlook, able: Sequence[tuple[int, float]], depth: int, width: int
+    def _taken(
+        self,
+        outlook: Outlook,
+        able: Sequence[tuple[int, float]],
+        depth: int,
+        width: int,
+        share: float,
     ) -> list[tuple[float, int]]:
-        """Return (tokens more than without, index) of those who gain, the most first."""
+        """Return the (tokens more than without, index) of that share of those who gain most."""
         usual, others = self._totals[width][depth - 1], outlook.gains
         gains = [(ratio * usual - others[i], i) for i, ratio in able]
-        return sorted([pair for pair in gains if pair[0] > 0.0], reverse=True)
+        gains = sorted([pair for pair in gains if pair[0] > 0.0], reverse=True)
+        return gains[: max(1, round(len(gains) * share))]
 
 
 def _batch(num_rows: int) -> int:
     return min(bisect_left(_BATCHES, num_rows), len(_BATCHES) - 1)
-
-
-def _share_of(count: int, share: float) -> int:
-    return max(1, round(count * share)) if count else 0

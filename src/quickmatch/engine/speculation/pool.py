@@ -5,6 +5,8 @@ staircase, the merging of a sequence's trees and the order of nodes in what is v
 first along the likeliest child, so that the likeliest path comes first and its KV may stay where
 it is. It does not know where probabilities and costs come from.
 
+The twin of src/native/speculation/pool.hpp.
+
 Invariant: a node's probability is below its parent's, so any beginning of the line is a tree for
 each sequence.
 
@@ -16,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from quickmatch.engine.speculation.costs import CostTable
-from quickmatch.engine.speculation.tree import DraftTree
+from quickmatch.engine.speculation.costs import StepCosts
+from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
 
 _GOOD_ENOUGH = 0.995  # the fewest nodes that reach so much of the best are taken
 
@@ -28,12 +30,13 @@ class Choice:
 
     num_nodes: int
     num_expected: float  # tokens that the step emits, bonus tokens included
-    seconds: float
+    target_s: float  # of the target's rows
+    tokens_per_s: float  # expected, all that the step takes included
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Expected tokens a second."""
-        return self.num_expected / self.seconds
+    def price(self, plain_s: float) -> float:
+        """Return the tokens that could be had in the time that a node's verification takes."""
+        tokens_per_s = self.num_expected / self.target_s
+        return max(0.0, self.target_s - plain_s) / self.num_nodes * tokens_per_s
 
 
 class Pool:
@@ -56,28 +59,26 @@ class Pool:
         """Return the tokens expected of the first num_nodes."""
         return self.sums[num_nodes - 1] if num_nodes else 0.0
 
-    def best(
-        self, costs: CostTable, num_seqs: int, *, max_nodes: int, extra_s: float
-    ) -> Choice | None:
+    def best(self, costs: StepCosts, num_seqs: int, max_nodes: int) -> Choice | None:
         """Return the number of nodes with the most tokens a second; None if there is none.
 
         Only whole buckets of rows: a number of rows that never ran before costs the machine
         several steps' time, to make kernels for it; so the numbers in use are few.
         """
         most = min(len(self._order), max_nodes)
-        sums, (edges, factor) = self.sums, costs.staircase(num_seqs)
-        choices: list[tuple[float, int, float]] = []
-        for num_rows, seconds in edges:
+        sums = self.sums
+        choices: list[Choice] = []
+        for num_rows, seconds in costs.stairs:
             num_nodes = num_rows - num_seqs
             if num_nodes > most:
                 break
-            seconds = seconds * factor + extra_s
-            choices.append(((num_seqs + sums[num_nodes - 1]) / seconds, num_nodes, seconds))
+            target_s, num_expected = seconds * costs.factor, num_seqs + sums[num_nodes - 1]
+            tokens_per_s = num_expected / (target_s + costs.extra_s)
+            choices.append(Choice(num_nodes, num_expected, target_s, tokens_per_s))
         if not choices:
             return None
-        enough = _GOOD_ENOUGH * max(choices)[0]
-        _, num_nodes, seconds = next(choice for choice in choices if choice[0] >= enough)
-        return Choice(num_nodes, num_seqs + sums[num_nodes - 1], seconds)
+        enough = _GOOD_ENOUGH * max(choice.tokens_per_s for choice in choices)
+        return next(choice for choice in choices if choice.tokens_per_s >= enough)
 
     def split(self, num_nodes: int) -> list[list[int]]:
         """Return for each sequence its nodes among the first num_nodes, the likeliest first."""
@@ -107,22 +108,13 @@ def in_line(tree: DraftTree, nodes: list[int]) -> list[int]:
     return out
 
 
-def cut(tree: DraftTree, nodes: list[int]) -> DraftTree:
+def cut(tree: DraftTree, nodes: list[int]) -> TreeColumns:
     """Return the tree of these nodes in this order; the same as `keep`, quicker."""
-    size = len(nodes)
-    if nodes[-1] == size - 1 and nodes == list(range(size)):
-        return DraftTree(
-            tree.token_ids[:size],
-            tree.parents[:size],
-            tree.confidences[:size],
-            tree.sources[:size],
-            tree.features[:size],
-        )
     place = {node: index for index, node in enumerate(nodes)}
     place[-1] = -1
     parents, tokens = tree.parents, tree.token_ids
     confidences, sources, features = tree.confidences, tree.sources, tree.features
-    return DraftTree(
+    return (
         [tokens[n] for n in nodes],
         [place[parents[n]] for n in nodes],
         [confidences[n] for n in nodes],

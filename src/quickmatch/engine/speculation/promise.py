@@ -1,19 +1,24 @@
 """What a model drafter's trees promise: expected accepted tokens of each level.
 
 By calibrated probability, not by what was accepted, so it depends neither on luck nor on what was
-pruned. Owns a curve over depth; it does not know who drafts, or what for.
+pruned. Owns a curve over depth for each width; it does not know who drafts, or what for.
+
+The twin of src/native/speculation/promise.hpp.
 """
 
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
+from quickmatch.engine.speculation.in_order import in_order
 from quickmatch.engine.speculation.tree import DraftTree
 
 _FIRST = 0.7  # acceptance of the first token, before any is seen
 _PRIOR = 1.0  # trees
 _KEPT = 1 - 1 / 64  # of what was seen, from tree to tree
 _SOFTENED = 0.05
+_MISSES_LEFT = {2: 0.75, 4: 0.6}  # of the misses of one candidate, before any is seen
+WIDTHS = (1, *_MISSES_LEFT)
 
 
 class Promise:
@@ -57,6 +62,47 @@ class Promise:
     def totals(self) -> list[float]:
         """Return, at [depth - 1], the expected accepted tokens of all levels down to depth."""
         return list(accumulate(accumulate(self.shares(), mul)))
+
+
+class Promises:
+    """Those of all widths."""
+
+    def __init__(self, max_depth: int) -> None:
+        self._max_depth = max_depth
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget what was promised: it is another drafter now."""
+        narrow = Promise(self._max_depth, 1.0, None)
+        self._by_width = {w: Promise(self._max_depth, m, narrow) for w, m in _MISSES_LEFT.items()}
+        self._by_width[1] = narrow
+        self._totals = {width: promise.totals() for width, promise in self._by_width.items()}
+
+    def look(self, width: int) -> list[float]:
+        """Return, at [depth - 1], the expected accepted tokens of all levels down to depth.
+
+        What is usual for trees of a width stays what it was when it was looked at.
+        """
+        self._totals[width] = self._by_width[width].totals()
+        return self._totals[width]
+
+    def soften(self) -> None:
+        """Doubt the promises: calibration has found a drift."""
+        for promise in self._by_width.values():
+            promise.soften()
+
+    def add(self, width: int, tree: DraftTree, paths: Sequence[float]) -> tuple[float, float]:
+        """Take in a drafted tree; return the accepted tokens it promises, and what is usual.
+
+        paths: the path probability of each node.
+        """
+        levels, best_path = levels_of(tree, paths)
+        totals = self._totals[width]
+        usual = totals[min(len(levels), len(totals)) - 1]
+        self._by_width[width].add(levels)
+        if width > 1:
+            self._by_width[1].add(best_path)
+        return in_order(levels), usual
 
 
 def levels_of(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -4,6 +4,8 @@ Owns how its drafts fare beside the usual: accepted over foretold, by source, wi
 that also fades while nothing is verified; so a request whose drafts fail stops within a few steps,
 another's go on, and the first gets another chance later. And when its cheap drafters are asked
 next: rarely when they have not helped for a while.
+
+The twin of src/native/speculation/request_state.hpp.
 """
 
 from quickmatch.engine.speculation.merging import Merged
@@ -29,7 +31,6 @@ class RequestState:
         "_blocks",
         "_foretold",
         "_gain",
-        "_match_length",
         "_misses",
         "_next_ask",
         "_reviewed",
@@ -52,11 +53,10 @@ class RequestState:
         self._asked = False
         self._misses = 0
         self._next_ask = 0
-        self._match_length = 0
 
     # ---- acceptance
 
-    def add(self, source: Source, foretold: float, accepted: float) -> None:
+    def add(self, source: int, foretold: float, accepted: float) -> None:
         """Take in a verification: tokens of a source expected and accepted among those tested."""
         self._accepted[source] = self._accepted[source] * _KEPT + accepted
         self._foretold[source] = self._foretold[source] * _KEPT + foretold
@@ -78,17 +78,17 @@ class RequestState:
         self._gain *= kept
         self._usual *= kept
 
-    def _set_ratio(self, source: Source) -> None:
+    def _set_ratio(self, source: int) -> None:
         ratio = (_PRIOR + self._accepted[source]) / (_PRIOR + self._foretold[source])
         self.ratios[source] = min(ratio, _MAX_RATIO)
 
-    def count(self, source: Source, num_tested: int, num_right: int) -> float | None:
+    def count(self, source: int, num_tested: int, num_right: int) -> float | None:
         """Count places where a source had a draft; return the acceptance of each full block."""
         tested, right = self._blocks[source]
         self._blocks[source] = tested + num_tested, right + num_right
         return self.take_block(source, _BLOCK) if tested + num_tested >= _BLOCK else None
 
-    def take_block(self, source: Source, least: int = _LEAST_BLOCK) -> float | None:
+    def take_block(self, source: int, least: int = _LEAST_BLOCK) -> float | None:
         """Return a source's acceptance since the last block, if as many places were judged."""
         num_tested, num_right = self._blocks[source]
         self._blocks[source] = 0, 0
@@ -108,20 +108,15 @@ class RequestState:
 
     # ---- asking cheap drafters
 
-    def ask(self, now: int, match_length: int, longest_pause: int) -> bool:
-        """Return whether to draft now. The pause doubles while drafts are of no use.
-
-        match_length: if known without drafting; one that grows ends the pause.
-        """
+    def ask(self, now: int, longest_pause: int) -> bool:
+        """Return whether to draft now. The pause doubles while drafts are of no use."""
         if self._asked:  # the last draft was not worth a verification
             self._misses += 1
             self._asked = False
             if self._misses > _PATIENCE:
                 pause = min(1 << min(self._misses - _PATIENCE, 5), longest_pause)
                 self._next_ask = now + pause - 1
-        grows = match_length > self._match_length + 1
-        self._match_length = match_length
-        if now < self._next_ask and not grows:
+        if now < self._next_ask:
             return False
         self._asked = True
         return True

@@ -15,12 +15,9 @@ from functools import cache
 from typing import Protocol
 
 from quickmatch.engine.speculation import suffix_index
-from quickmatch.engine.speculation.continuations import TreeColumns
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
 
 logger = logging.getLogger(__name__)
-
-_SOURCES = (Source.SUFFIX_LOCAL, Source.SUFFIX_GLOBAL)
 
 
 class SuffixIndex(Protocol):
@@ -107,12 +104,7 @@ class SuffixDrafter:
         confidences: Witten-Bell estimates. features: tokens of the longest match that speaks for
         the node, the path to it included, at most 63.
         """
-        token_ids, parents, confidences, sources, features = self._index.draft(
-            sequence_id, max(0, max_nodes)
-        )
-        return DraftTree(
-            token_ids, parents, confidences, [_SOURCES[source] for source in sources], features
-        )
+        return DraftTree(*self._index.draft(sequence_id, max(0, max_nodes)))
 
 
 @cache

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from quickmatch.engine.speculation.continuations import Continuations, Evidence, TreeColumns
+from quickmatch.engine.speculation.continuations import Continuations, Evidence
 from quickmatch.engine.speculation.ngram_chains import (
     MASK,
     MAX_MATCH,
@@ -19,6 +19,7 @@ from quickmatch.engine.speculation.ngram_chains import (
     Owner,
 )
 from quickmatch.engine.speculation.past_outputs import PastOutputs, Scope
+from quickmatch.engine.speculation.tree import TreeColumns
 
 PROMPT_TAIL = 8  # tokens of the prompt, kept in front of a remembered output
 _SPARE_SLOTS = 256  # a sequence's room to grow before its first rebuild

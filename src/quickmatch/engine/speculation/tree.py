@@ -25,6 +25,8 @@ class Source(IntEnum):
 
 MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)  # those that run a model
 
+TreeColumns = tuple[list[int], list[int], list[float], list[int], list[int]]  # DraftTree's lists
+
 
 @dataclass(slots=True)
 class DraftTree:
@@ -38,14 +40,14 @@ class DraftTree:
     token_ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)  # values of Source
     features: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def add(
-        self, token_id: int, parent: int, confidence: float, source: Source, feature: int = 0
+        self, token_id: int, parent: int, confidence: float, source: int, feature: int = 0
     ) -> int:
         """Append a node; return its index."""
         self.token_ids.append(token_id)
@@ -60,7 +62,7 @@ class DraftTree:
         cls,
         token_ids: Iterable[int],
         confidences: Iterable[float],
-        source: Source,
+        source: int,
         feature: int = 0,
     ) -> "DraftTree":
         """Return a tree without branches."""

@@ -4,9 +4,11 @@ The target's choice at a place judges every token that was drafted for it, verif
 node deeper down is judged if the tokens before it were the target's. So a draft that was not worth
 its verification still tells how good its first token was, and what is verified is no selection of
 the lucky. Owns only the way from one verdict to those who learn from it.
+
+The twin of src/native/speculation/verdicts.hpp.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from quickmatch.engine.speculation.calibration import Calibration, SourceCalibration
 from quickmatch.engine.speculation.drift import DriftTest, DriftWatch
@@ -20,7 +22,7 @@ class _Judge:
 
     __slots__ = ("calibration", "foretold", "found", "has_drifted", "places", "source", "test")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: int) -> None:
         self.source = source
 
     def begin(self, calibration: SourceCalibration, test: DriftTest) -> None:
@@ -50,7 +52,7 @@ class Verdicts:
 
     def add(
         self, state: RequestState, drafted: Merged, token_ids: Sequence[int], scope: str
-    ) -> Collection[Source]:
+    ) -> list[int]:
         """Learn from the target's tokens; return the sources that turn out to have drifted.
 
         drafted: all that was drafted for the sequence in this step. token_ids: what the target
@@ -94,14 +96,14 @@ class Verdicts:
             if acceptance is not None:
                 self.drift.add_block(state.scope, source, acceptance)
 
-    def _judge(self, judges: list[_Judge], source: Source, scope: str) -> _Judge:
+    def _judge(self, judges: list[_Judge], source: int, scope: str) -> _Judge:
         judge = self._judges[source]
         if judge not in judges:
             judge.begin(self.calibration.of(source), self.drift.test(scope, source))
             judges.append(judge)
         return judge
 
-    def _close(self, state: RequestState, judges: list[_Judge], scope: str) -> Collection[Source]:
+    def _close(self, state: RequestState, judges: list[_Judge], scope: str) -> list[int]:
         """Tell the sequence's record, the traffic's and calibration; return who has drifted."""
         state.scope = scope
         for judge in judges:

@@ -280,7 +280,7 @@ def test_a_sequence_that_ended_is_forgotten() -> None:
     for sequence_id in range(3):
         simulation.controller.forget(sequence_id)
     simulation.controller.forget(99)
-    assert not simulation.controller._states
+    assert simulation.controller._assessor.num_sequences == 0
 
 
 def test_a_step_may_ask_for_nothing_or_be_cut_short() -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.model_use import ModelPlan, ModelUse, Outlook
+from quickmatch.engine.speculation.promise import Promises
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from tests.unit.engine.speculation.simulation import cpu_cost
 
@@ -19,17 +20,18 @@ def costs() -> CostTable:
 
 
 def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelUse:
-    use = ModelUse(max_depth=16, max_nodes=24)
+    promises = Promises(16)
+    use = ModelUse(promises, max_depth=16, max_nodes=24)
     tree = DraftTree.chain(range(depth), [0.9] * depth, Source.HEAD)
     for _ in range(60):
-        use.promised(1, tree, [chance ** (d + 1) for d in range(depth)])
+        promises.add(1, tree, [chance ** (d + 1) for d in range(depth)])
         use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth * pass_s)
     return use
 
 
 def plain(costs: CostTable, num_seqs: int) -> Outlook:
     rate = num_seqs / costs.plain_s(num_seqs)
-    return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, 0.0, [])
+    return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, 0.0, lambda _: 0.0)
 
 
 def settle(use: ModelUse, costs: CostTable, outlook: Outlook) -> tuple[list[int], int, int] | None:
@@ -65,7 +67,7 @@ def test_only_those_who_gain_are_drafted_for(costs: CostTable) -> None:
     outlook = plain(costs, 8)
     for i in range(4):
         outlook.gains[i], outlook.nodes[i] = 2.0, 3
-    outlook.sums = [8 * (i + 1) / 12 for i in range(12)]
+    outlook.gain = lambda num_nodes: 8 * num_nodes / 12
     outlook.tokens_per_s = (8 + 8) / costs.step_s(8, 20)
     found = settle(use_with(0.8), costs, outlook)
     assert found is not None
@@ -95,14 +97,14 @@ def test_comes_into_use_and_goes_out_with_a_dwell(costs: CostTable) -> None:
 
 def test_the_likeliest_path_of_a_wide_tree_tells_of_narrow_ones() -> None:
     # Guards: a width chosen by the optimism about the others that were never tried.
-    use = ModelUse(max_depth=4, max_nodes=24)
+    promises = Promises(4)
     tree = DraftTree()
     for token_id, parent in ((1, -1), (2, -1), (3, 0), (4, 1)):
         tree.add(token_id, parent, 0.5, Source.HEAD)
     for _ in range(100):
-        use.promised(2, tree, [0.5, 0.3, 0.2, 0.1])
-    assert use._promises[1].totals()[:2] == pytest.approx([0.5, 0.7], abs=0.05)
-    assert use._promises[2].totals()[:2] == pytest.approx([0.8, 1.1], abs=0.05)
+        promises.add(2, tree, [0.5, 0.3, 0.2, 0.1])
+    assert promises.look(1)[:2] == pytest.approx([0.5, 0.7], abs=0.05)
+    assert promises.look(2)[:2] == pytest.approx([0.8, 1.1], abs=0.05)
 
 
 def test_another_drafter_is_believed_but_not_timed_anew(costs: CostTable) -> None:

@@ -21,7 +21,7 @@ def chain(chance: float, length: int) -> list[float]:
 
 
 def best(pool: Pool, costs: CostTable, num_seqs: int = 1, max_nodes: int = 512) -> int:
-    choice = pool.best(costs, num_seqs, max_nodes=max_nodes, extra_s=0.0)
+    choice = pool.best(costs.of_step(num_seqs, 0.0), num_seqs, max_nodes)
     return 0 if choice is None else choice.num_nodes
 
 
@@ -51,7 +51,7 @@ def test_finds_that_only_many_drafts_are_worth_it() -> None:
     # Guards: a search that stops at the first number that does not pay.
     costs = table(1.0, (2, 3.0), (4, 3.0), (9, 3.0), (16, 3.1))
     pool = Pool([chain(0.9, 15)], 0.02)
-    choice = pool.best(costs, 1, max_nodes=512, extra_s=0.0)
+    choice = pool.best(costs.of_step(1, 0.0), 1, 512)
     assert choice is not None
     assert choice.num_nodes >= 8
     assert choice.tokens_per_s > 1.0
@@ -61,8 +61,8 @@ def test_seconds_spent_already_make_more_nodes_worth_it() -> None:
     # Guards: rows of prompts in the same step, or drafting, left out of the reckoning.
     costs = table(1.0, (2, 1.2), (4, 1.5), (8, 2.2), (16, 4.0))
     pool = Pool([chain(0.8, 15)], 0.02)
-    few = pool.best(costs, 1, max_nodes=512, extra_s=0.0)
-    many = pool.best(costs, 1, max_nodes=512, extra_s=5.0)
+    few = pool.best(costs.of_step(1, 0.0), 1, 512)
+    many = pool.best(costs.of_step(1, 5.0), 1, 512)
     assert few is not None
     assert many is not None
     assert many.num_nodes > few.num_nodes
@@ -107,7 +107,7 @@ def test_any_beginning_is_a_tree_in_depth_first_order(seed: int) -> None:
                 continue
             ordered = in_line(tree, nodes)
             assert sorted(ordered) == sorted(nodes)
-            smaller = cut(tree, ordered)
+            smaller = DraftTree(*cut(tree, ordered))
             assert smaller == tree.keep(ordered)
             assert all(parent < node for node, parent in enumerate(smaller.parents))
             place = 0  # the likeliest path comes first, one node behind the other

@@ -33,8 +33,8 @@ def test_a_model_s_promise_is_kept_by_request() -> None:
     assert bad.model_ratio < 0.4 < 1.5 < good.model_ratio
 
 
-def asked(state: RequestState, steps: range, longest_pause: int, match_length: int = 0) -> int:
-    return sum(state.ask(now, match_length, longest_pause) for now in steps)
+def asked(state: RequestState, steps: range, longest_pause: int) -> int:
+    return sum(state.ask(now, longest_pause) for now in steps)
 
 
 def test_drafts_of_no_use_are_asked_for_less_and_less() -> None:
@@ -45,12 +45,13 @@ def test_drafts_of_no_use_are_asked_for_less_and_less() -> None:
     assert asked(RequestState(0), range(100), 1) == 100  # where asking costs next to nothing
 
 
-def test_a_growing_match_or_help_ends_the_pause() -> None:
+def test_a_right_guess_or_help_ends_the_pause() -> None:
     # Guards: a copy that begins just after the pause did is found 32 steps late.
     state = RequestState(0)
     asked(state, range(200), 32)
-    pausing = next(now for now in range(200, 300) if not state.ask(now, 0, 32))
-    assert state.ask(pausing + 1, 8, 32)
+    pausing = next(now for now in range(200, 300) if not state.ask(now, 32))
+    state.was_right()
+    assert state.ask(pausing + 1, 32)
     state.helped()
     assert asked(state, range(pausing + 2, pausing + 6), 32) == 4
 
