@@ -353,13 +353,8 @@ class Engine:
     def _take(self, sequence: Sequence, span: Span, sampled: Sampled) -> Tokens:
         """Append a sequence's tokens up to its end, and end it there."""
         num_before = sequence.num_output_tokens
-        reason = None
-        for token_id in sampled.token_ids:
-            sequence.append(token_id)
-            reason = self._reason_to_end(sequence, token_id)
-            if reason is not None:
-                break
-        token_ids = sequence.sample.output_token_ids[num_before:]
+        token_ids, reason = _up_to_end(sequence, sampled.token_ids)
+        sequence.extend(token_ids)
         num_kept = span.num_tokens
         if span.tree is not None:
             num_kept = min(1 + len(sampled.accepted), len(token_ids))
@@ -382,11 +377,6 @@ class Engine:
             num_accepted_prediction_tokens=verdict.num_accepted,
             num_rejected_prediction_tokens=verdict.num_rejected,
         )
-
-    def _reason_to_end(self, sequence: Sequence, token_id: int) -> str | None:
-        if token_id in sequence.sample.eos_token_ids:
-            return "stop"
-        return "length" if sequence.num_tokens >= sequence.max_len else None
 
     def _finish(self, sequence: Sequence) -> None:
         self.scheduler.finish(sequence)
@@ -429,3 +419,13 @@ class Engine:
             num_swaps=self._num_swaps,
             last_swap_s=self._last_swap_s,
         )
+
+
+def _up_to_end(sequence: Sequence, token_ids: list[int]) -> tuple[list[int], str | None]:
+    """Return those of the tokens that a sequence still takes, and why it ends with the last."""
+    room = sequence.max_len - len(sequence.token_ids)
+    taken = token_ids[:room]
+    for place, token_id in enumerate(taken, 1):
+        if token_id in sequence.sample.eos_token_ids:
+            return taken[:place], "stop"
+    return taken, "length" if len(taken) == room else None

@@ -189,11 +189,11 @@ class Scheduler:
 
     def _add_draft(self, step: Step, sequence: Sequence, tree: DraftTree, budget: int) -> int:
         """Append the last token with as much of the tree as fits; return the number of rows."""
-        num_nodes = min(len(tree), budget)
+        num_nodes = min(len(tree.token_ids), budget)
         num_nodes = min(num_nodes, self.reserve(sequence, num_nodes))
         if num_nodes < 1:
             return self._add_span(step, sequence, 1)
-        if num_nodes < len(tree):
+        if num_nodes < len(tree.token_ids):
             tree = tree.keep(range(num_nodes))
         start, batch = sequence.num_computed_tokens, step.batch
         table, size = sequence.block_table, self.blocks.block_size
@@ -212,7 +212,10 @@ class Scheduler:
             )
         )
         batch.token_ids += [sequence.token_ids[start], *tree.token_ids]
-        batch.positions += [start, *(start + depth for depth in tree.depths())]
+        positions = [start]
+        for parent in tree.parents:
+            positions.append(positions[parent + 1] + 1)
+        batch.positions += positions
         places = range(start, start + 1 + num_nodes)
         batch.slots += [table[p // size] * size + p % size for p in places]
         return 1 + num_nodes

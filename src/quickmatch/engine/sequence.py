@@ -64,10 +64,10 @@ class Sequence:
         """Tokens sampled so far."""
         return len(self.sample.output_token_ids)
 
-    def append(self, token_id: int) -> None:
-        """Add a sampled token."""
-        self.token_ids.append(token_id)
-        self.sample.output_token_ids.append(token_id)
+    def extend(self, token_ids: list[int]) -> None:
+        """Add sampled tokens."""
+        self.token_ids += token_ids
+        self.sample.output_token_ids += token_ids
 
     def digest(self, index: int, block_size: int) -> bytes:
         """Return the digest of full block `index`; made once, then kept."""

@@ -41,7 +41,7 @@ def run(scheduler: Scheduler, token_id: int = 99) -> Step:
     for sequence, span in zip(step.sequences, step.batch.spans, strict=True):
         is_decode = sequence.num_output_tokens > 0 and span.num_tokens == 1
         if span.sample is not None:
-            sequence.append(token_id)
+            sequence.extend([token_id])
         scheduler.advance(sequence, span.num_tokens, is_decode=is_decode)
     scheduler.check_integrity()
     return step

@@ -22,7 +22,7 @@ def test_counts_are_derived_from_the_tokens() -> None:
     assert sequence.state is SequenceState.WAITING
     assert (sequence.num_tokens, sequence.num_new_tokens, sequence.num_output_tokens) == (3, 3, 0)
     sequence.num_computed_tokens = 3
-    sequence.append(8)
+    sequence.extend([8])
     assert (sequence.num_tokens, sequence.num_new_tokens, sequence.num_output_tokens) == (4, 1, 1)
     assert sequence.sample.output_token_ids == [8]
     assert sequence.sample.prompt_token_ids == [5, 6, 7]
@@ -41,6 +41,6 @@ def test_digests_chain_and_survive_preemption() -> None:
     assert sequence.block_table == []
     assert sequence.num_new_tokens == 5
     assert sequence.num_published_blocks == 0
-    sequence.append(6)
+    sequence.extend([6])
     assert sequence.digests == [first, second]
     assert sequence.digest(2, 2) == block_digest(second, [5, 6])

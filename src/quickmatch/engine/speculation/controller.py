@@ -24,43 +24,20 @@ Source: Θ is goodput, expected tokens over measured time, as in docs/architectu
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.speculation.accounts import Accounts, StepRecord
 from quickmatch.engine.speculation.assessor import Assessor, best_assessor_type
 from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
-from quickmatch.engine.speculation.host_time import HostTime
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse, Outlook
 from quickmatch.engine.speculation.rests import Rests
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, TreeColumns
-from quickmatch.engine.speculation.trials import Trials
 from quickmatch.engine.speculation.turns import Turns
 
-_MAX_DISTURBED = 2.0  # times slower than foreseen; beyond it only the step itself was unlucky
 _TRIAL_SEQS = 8  # that a model on trial drafts for
-
-
-@dataclass(slots=True)
-class _Step:
-    """What belongs to one step; made anew for each."""
-
-    is_deciding: bool = True  # in full, and learning; else by the last decision's policy
-    is_plain_turn: bool = False
-    longest_pause: int = 1
-    num_asked: int = 0
-    num_decoding: int = 0
-    num_verified: int = 0
-    num_verified_nodes: int = 0
-    num_verified_tokens: int = 0
-    num_tried: int = 0  # first tokens of a model on trial that were judged
-    num_right: int = 0
-    plan: ModelPlan | None = None
-    planned_s: float = 0.0  # of drafting by the plan, as foreseen
-    model_s: float = 0.0  # and as measured
-    is_gathered: bool = False  # the assessor has the step's drafts, but for a model's
 
 
 class Controller:
@@ -82,16 +59,14 @@ class Controller:
         make = assessor_type or best_assessor_type()
         self._assessor = make(max_depth=config.max_depth, floor=floor)
         self._model = ModelUse(self._assessor.promises, config.max_depth, config.max_draft_tokens)
-        self._trials = Trials(costs)
+        self._accounts = Accounts(costs)
+        self._trials, self._host = self._accounts.trials, self._accounts.host
         self._turns = Turns()
         self._rests = Rests()
-        self._host = HostTime()
-        self._figures = Figures()
         self._now = 0  # steps
         self._num_seqs = 1  # that decode, in the last step that proposed
-        self._has_rested = False
         self._is_drafting = False  # the last step that could choose did
-        self._step: _Step | None = None  # None: nothing has been asked in this step yet
+        self._step: StepRecord | None = None  # None: nothing has been asked in this step yet
 
     # ---- whether anybody drafts
 
@@ -108,16 +83,9 @@ class Controller:
 
         plain_s: what it would have taken had no head been told of it.
         """
-        figures = self._figures
-        self._trials.stepped(num_tokens=num_seqs, seconds=step_s, is_plain=True)
-        figures.num_plain += num_seqs
-        figures.num_emitted += num_seqs
-        if is_decode:
-            figures.busy_s += step_s
-            figures.plain_s += step_s
-            self._has_rested = True
-            if self._rests.is_telling:
-                self._costs.observe(num_seqs, num_seqs, plain_s)
+        self._accounts.rested(num_tokens=num_seqs, step_s=step_s, is_decode=is_decode)
+        if is_decode and self._rests.is_telling:
+            self._costs.observe(num_seqs, num_seqs, plain_s)
 
     @property
     def is_sampling(self) -> bool:
@@ -205,7 +173,9 @@ class Controller:
             chosen = self._assessor.choose_all(max_rows, self._config.max_draft_tokens)
         return [None if columns is None else DraftTree(*columns) for columns in chosen]
 
-    def _choose(self, step: _Step, num_other_rows: int, max_rows: int) -> list[TreeColumns | None]:
+    def _choose(
+        self, step: StepRecord, num_other_rows: int, max_rows: int
+    ) -> list[TreeColumns | None]:
         extra_s = step.planned_s
         if num_other_rows:
             extra_s += num_other_rows * self._costs.other_row_s
@@ -222,7 +192,7 @@ class Controller:
             self._decided(step, num_nodes, costs.plain_s)
         return chosen
 
-    def _decided(self, step: _Step, num_nodes: int, plain_s: float) -> None:
+    def _decided(self, step: StepRecord, num_nodes: int, plain_s: float) -> None:
         """Tell whether drafting pays, the host's own time for it included."""
         num_seqs = step.num_decoding
         seconds = self._costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
@@ -259,10 +229,7 @@ class Controller:
         """
         step = self._step or self._open()
         if tree is not None:
-            self._figures.add_verified(tree, accepted)
-            step.num_verified += 1
-            step.num_verified_nodes += len(tree)
-            step.num_verified_tokens += len(token_ids)
+            self._accounts.verified(step, tree, accepted, len(token_ids))
         plan = step.plan
         is_trial = plan is not None and plan.is_trial
         verdict = self._assessor.judge(
@@ -295,38 +262,25 @@ class Controller:
 
         num_seqs, num_rows: of the step as it ran; it is plain if they are equal.
         """
-        step, figures = self._open(), self._figures
-        num_plain = max(0, step.num_decoding - step.num_verified)
-        figures.num_plain += num_plain
-        figures.draft_s += draft_s
-        if step.num_asked:
-            self._trials.asked(step.num_asked, max(0.0, draft_s - step.model_s))
-        if is_decode_only:
-            figures.num_emitted += num_emitted
-            figures.busy_s += step_s + draft_s
-            self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
-            if self._config.is_adaptive:
-                rate = num_seqs / self._costs.plain_s(num_seqs)
-                self._rests.stepped(
-                    num_seqs=num_seqs,
-                    num_tokens=num_emitted,
-                    num_plain_tokens=rate * (step_s + draft_s),
-                )
-        else:
-            figures.num_emitted += num_plain + step.num_verified_tokens
-            own = step.num_decoding + step.num_verified_nodes
-            if step.num_decoding and num_rows > own:
-                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s)
-        if step.num_tried and 2 * step.num_right >= step.num_tried:
-            self._trials.won()
+        step = self._step or self._open()
+        self._accounts.stepped(
+            step,
+            num_seqs=num_seqs,
+            num_rows=num_rows,
+            num_emitted=num_emitted,
+            draft_s=draft_s,
+            step_s=step_s,
+            is_decode_only=is_decode_only,
+        )
+        if is_decode_only and self._config.is_adaptive:
+            rate = num_seqs / self._costs.plain_s(num_seqs)
+            self._rests.stepped(
+                num_seqs=num_seqs,
+                num_tokens=num_emitted,
+                num_plain_tokens=rate * (step_s + draft_s),
+            )
         if step.is_deciding:
             self._assessor.refresh()
-        elif step.num_decoding:
-            self._host.add(
-                max(0.0, draft_s - step.model_s),
-                has_drafts=step.num_asked > 0,
-                has_plan=step.plan is not None,
-            )
         self._turns.stepped(draft_s + step_s)
         self._now += 1
         self._step = None
@@ -345,42 +299,29 @@ class Controller:
 
     def figures(self) -> Figures:
         """Return the sums since the start."""
-        self._figures.num_drifts = self._assessor.num_drifts
-        return self._figures
+        figures = self._accounts.figures
+        figures.num_drifts = self._assessor.num_drifts
+        return figures
 
     # ---- inside
 
-    def _learn_cost(
-        self, step: _Step, num_seqs: int, num_rows: int, num_emitted: int, step_s: float
-    ) -> None:
-        costs, is_plain = self._costs, num_rows == num_seqs
-        if not (is_plain and self._has_rested):  # a rest's steps are plainer
-            costs.observe(num_seqs, num_rows, step_s)
-        foreseen_s = costs.step_s(num_seqs, num_rows)
-        if is_plain:
-            self._figures.plain_s += step_s
-        else:  # what disturbed this step would have disturbed plain ones too
-            disturbed = min(step_s / foreseen_s, _MAX_DISTURBED)
-            token_s = costs.plain_s(num_seqs) / num_seqs
-            self._figures.plain_s += num_emitted * token_s * disturbed
-        seconds = foreseen_s + step.planned_s
-        self._trials.stepped(num_tokens=num_emitted, seconds=seconds, is_plain=is_plain)
-
-    def _open(self) -> _Step:
+    def _open(self) -> StepRecord:
         """Return the step, made at its first question."""
         if self._step is None:
-            self._step = _Step()
+            self._step = StepRecord()
             if self._config.is_adaptive:
                 self._step.is_deciding = self._rests.is_looking or self._turns.is_due(self._now)
                 self._step.longest_pause = self._trials.longest_pause(self._num_seqs)
                 self._step.is_plain_turn = self._trials.is_plain_due(self._num_seqs)
         return self._step
 
-    def _check_turn(self, step: _Step, num_seqs: int) -> None:
+    def _check_turn(self, step: StepRecord, num_seqs: int) -> None:
         """Decide this step in full if the last decision was about another number of sequences."""
         step.is_deciding = step.is_deciding or not self._turns.holds(num_seqs)
 
-    def _gather(self, step: _Step, sequence_ids: list[int], trees: list[list[DraftTree]]) -> None:
+    def _gather(
+        self, step: StepRecord, sequence_ids: list[int], trees: list[list[DraftTree]]
+    ) -> None:
         """Have each sequence's drafts merged, anew only those that the step's model drafted for."""
         plan = step.plan
         renewed = plan.sequence_ids if plan is not None and step.is_gathered else None
@@ -390,7 +331,7 @@ class Controller:
 
     def _plan_model(
         self,
-        step: _Step,
+        step: StepRecord,
         sequence_ids: list[int],
         trees: list[list[DraftTree]],
         able: list[int],

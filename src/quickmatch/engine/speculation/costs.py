@@ -116,8 +116,10 @@ class CostTable:
         self._drafted: dict[int, dict[int, Estimate]] = {}  # batch size -> row edge -> seconds
         self._fits: dict[int, tuple[int, int, Points]] = {}  # made at, of how many, what
         self._guesses: dict[int, tuple[int, float]] = {}  # of plain steps: made at, seconds
+        self._plain_s: dict[int, float] = {}  # of plain steps, since the last observation
         self._num_seen: dict[int, int] = {}
         self._pace = 0.0
+        self._factor = 1.0  # exp of the pace
         self._now = 0
         self._other_row = Estimate()
 
@@ -139,6 +141,8 @@ class CostTable:
         surprise = estimate.add(seconds, pace=self._pace, now=self._now)
         if estimate.count > _NUM_SEEN_FOR_PACE:
             self._pace += _PACE_RATE * surprise
+            self._factor = exp(self._pace)
+        self._plain_s.clear()
 
     def observe_mixed(
         self, num_seqs: int, num_rows: int, num_other_rows: int, seconds: float
@@ -156,6 +160,12 @@ class CostTable:
 
     def plain_s(self, num_seqs: int) -> float:
         """Return the seconds of a step without drafts."""
+        seconds = self._plain_s.get(num_seqs)
+        if seconds is None:
+            seconds = self._plain_s[num_seqs] = self._find_plain(num_seqs)
+        return seconds
+
+    def _find_plain(self, num_seqs: int) -> float:
         known = self._plain.get(num_seqs)
         if known is not None and known.count >= _YOUNG:
             return exp(known.log_value + self._pace)
@@ -163,7 +173,7 @@ class CostTable:
         if self._now - made_at >= _GUESS_AGE:
             guess = self._guess_plain(num_seqs)
             self._guesses[num_seqs] = self._now, guess
-        return guess * exp(self._pace)
+        return guess * self._factor
 
     def _guess_plain(self, num_seqs: int) -> float:
         """Return what other sizes suggest; 1 if there is none."""
@@ -183,11 +193,11 @@ class CostTable:
         """Return the seconds of a step; num_rows == num_seqs is the plain one."""
         if num_rows <= num_seqs:
             return self.plain_s(num_seqs)
-        return _interpolate(self._fit(num_seqs), num_rows) * exp(self._pace)
+        return _interpolate(self._fit(num_seqs), num_rows) * self._factor
 
     def of_step(self, num_seqs: int, extra_s: float) -> StepCosts:
         """Return the costs of a step that takes extra_s beside the target's rows."""
-        return StepCosts(self._fit(num_seqs), exp(self._pace), self.plain_s(num_seqs), extra_s)
+        return StepCosts(self._fit(num_seqs), self._factor, self.plain_s(num_seqs), extra_s)
 
     @property
     def other_row_s(self) -> float:
@@ -247,7 +257,7 @@ class CostTable:
             return [_interpolate(low, e * size / num_seqs) * scale for e in edges]
         if high:
             return [_interpolate(high, e) for e in edges]
-        plain_s = self.plain_s(num_seqs) / exp(self._pace)
+        plain_s = self.plain_s(num_seqs) / self._factor
         if self._drafted.get(num_seqs):  # from the plain step up: hopeful, so that it gets tried
             own = [(num_seqs, plain_s), *self._points(num_seqs)]
             return [_interpolate(own, e) for e in edges]

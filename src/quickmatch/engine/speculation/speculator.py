@@ -136,9 +136,6 @@ class Speculator:
         sequences = self._scheduler.decoding
         if not sequences:
             return {}
-        if self._has_suffix:
-            for sequence in sequences:
-                self._tell_suffix(sequence)
         num_other_rows = self._scheduler.num_prefill_rows
         ids = [s.id for s in sequences]
         trees = [self._cheap_trees(s) for s in sequences]
@@ -164,8 +161,9 @@ class Speculator:
         if prediction is not None:
             trees.append(prediction.draft(min(self._config.max_depth, room)))
         if self._has_suffix:
+            self._tell_suffix(sequence)
             trees.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
-        return [_cut(tree, room) for tree in trees if len(tree)]
+        return [_cut(tree, room) for tree in trees if tree.token_ids]
 
     def _ask_models(
         self,
@@ -201,7 +199,7 @@ class Speculator:
             num_seqs=len(places), depth=plan.depth, seconds=self._clock() - started
         )
         for i, tree in zip(places, made, strict=True):
-            if len(tree):
+            if tree.token_ids:
                 trees[i].append(_cut(tree, _room(sequences[i])))
 
     def stepped(self, step: Step, *, draft_s: float, step_s: float, num_emitted: int) -> None:
@@ -233,21 +231,19 @@ class Speculator:
         self, sequence: Sequence, tree: DraftTree | None, sampled: Sampled, token_ids: list[int]
     ) -> PredictionVerdict:
         """Learn what the target said. token_ids: what was emitted of it."""
-        if self._has_suffix:
-            self._tell_suffix(sequence)
-        prediction = self._predictions.get(sequence.id)
-        # Whoever drafted them: the same tokens may have come from past outputs too.
-        num_foretold = 0 if prediction is None else prediction.extend(token_ids)
         self._controller.verified(
             sequence.id, tree, sampled.accepted, sampled.token_ids, sequence.scope
         )
-        if tree is None:
-            return PredictionVerdict(num_foretold)
+        prediction = self._predictions.get(sequence.id)
         if prediction is None:
             return NO_PREDICTION
+        # Whoever drafted them: the same tokens may have come from past outputs too.
+        num_foretold = prediction.extend(token_ids)
+        if tree is None:
+            return PredictionVerdict(num_foretold)
         accepted = sampled.accepted[: len(token_ids)]
-        num_accepted = sum(tree.sources[node] is Source.PREDICTION for node in accepted)
-        num_proposed = sum(source is Source.PREDICTION for source in tree.sources)
+        num_accepted = sum(tree.sources[node] == Source.PREDICTION for node in accepted)
+        num_proposed = sum(source == Source.PREDICTION for source in tree.sources)
         return PredictionVerdict(num_foretold, num_proposed - num_accepted)
 
     def ended(self, sequence: Sequence) -> None:
@@ -327,7 +323,7 @@ def _room(sequence: Sequence) -> int:
 
 
 def _cut(tree: DraftTree, max_depth: int) -> DraftTree:
-    if len(tree) <= max_depth:
+    if len(tree.token_ids) <= max_depth:
         return tree
     depths = tree.depths()
     if max(depths) <= max_depth:

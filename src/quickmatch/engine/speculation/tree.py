@@ -90,6 +90,13 @@ class DraftTree:
             out.setdefault(parent, {})[token_id] = index
         return out
 
+    def child(self, node: int, token_id: int) -> int:
+        """Return the child of a node (-1: the root) that holds a token; -1 if none does."""
+        for index in range(node + 1, len(self.token_ids)):
+            if self.parents[index] == node and self.token_ids[index] == token_id:
+                return index
+        return -1
+
     def path(self, node: int) -> list[int]:
         """Return the nodes from the root's child to `node`."""
         out = []

@@ -27,21 +27,25 @@ class _Walk:
 
     first_row: int  # of its rows in the logits; row first_row + 1 + i is node i
     state: SampleState
-    children: dict[int, dict[int, int]]
+    tree: DraftTree | None
     sampled: Sampled = field(default_factory=lambda: Sampled([]))
     node: int = -1
-    rows: list[int] = field(default_factory=list)  # those that chose a token
 
     @property
     def row(self) -> int:
         return self.first_row + 1 + self.node
 
+    @property
+    def rows(self) -> list[int]:
+        """Those that chose a token."""
+        first = self.first_row
+        return [first, *(first + 1 + node for node in self.sampled.accepted)]
+
     def take(self, token_id: int) -> bool:
         """Emit a token; whether a node holds it, so that the walk goes on."""
-        self.rows.append(self.row)
         self.sampled.token_ids.append(token_id)
-        child = self.children.get(self.node, {}).get(token_id)
-        if child is None:
+        child = -1 if self.tree is None else self.tree.child(self.node, token_id)
+        if child < 0:
             return False
         self.sampled.accepted.append(child)
         self.node = child
@@ -64,23 +68,34 @@ def verify(
     logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
     walks, first = [], 0
     for state, tree in zip(states, trees, strict=True):
-        walks.append(_Walk(first, state, {} if tree is None else tree.children()))
-        first += 1 if tree is None else 1 + len(tree)
-    plain = [w for w in walks if Row(w.state).is_plain]
-    if plain:
-        _walk_plain(plain, logits.argmax(-1).tolist() if best is None else best)
-    if len(plain) < len(walks):
-        _walk_level_by_level(sampler, [w for w in walks if not w.rows], logits)
+        walks.append(_Walk(first, state, tree))
+        first += 1 if tree is None else 1 + len(tree.token_ids)
+    others = []
+    for walk in walks:
+        if Row(walk.state).is_plain:
+            if best is None:
+                best = logits.argmax(-1).tolist()
+            _walk_plain(walk, best)
+        else:
+            others.append(walk)
+    _walk_level_by_level(sampler, others, logits)
     _fill_logprobs(walks, logits)
     sampler.forget_others(states)
     return [walk.sampled for walk in walks]
 
 
-def _walk_plain(walks: list[_Walk], best: list[int]) -> None:
-    """Follow the argmax of the logits as they are, which is taken of all rows together."""
-    for walk in walks:
-        while walk.take(best[walk.row]):
-            pass
+def _walk_plain(walk: _Walk, best: list[int]) -> None:
+    """Follow the argmax of the logits as they are, once down the tree: children lie behind."""
+    first_row, tree, sampled = walk.first_row, walk.tree, walk.sampled
+    token_id, node = best[first_row], -1
+    sampled.token_ids.append(token_id)
+    if tree is None:
+        return
+    for child, parent in enumerate(tree.parents):
+        if parent == node and tree.token_ids[child] == token_id:
+            token_id, node = best[first_row + 1 + child], child
+            sampled.accepted.append(child)
+            sampled.token_ids.append(token_id)
 
 
 def _walk_level_by_level(sampler: Sampler, walks: list[_Walk], logits: Tensor) -> None:

@@ -15,6 +15,9 @@ def test_shape() -> None:
     tree = bushy()
     assert tree.depths() == [1, 2, 3, 2, 1]
     assert tree.children() == {-1: {10: 0, 14: 4}, 0: {11: 1, 13: 3}, 1: {12: 2}}
+    assert [tree.child(*of) for of in ((-1, 14), (0, 13), (1, 12), (0, 14), (4, 10))] == [
+        4, 3, 2, -1, -1,
+    ]  # fmt: skip
     assert tree.path(2) == [0, 1, 2]
     assert not tree.is_chain
 
