@@ -29,6 +29,11 @@ class SampleState:
     prompt_token_ids: list[int]
     output_token_ids: list[int] = field(default_factory=list)
     eos_token_ids: tuple[int, ...] = ()  # masked while fewer than min_tokens are out
+    takes_argmax: bool = field(init=False)  # of the logits as they are, once min_tokens are out
+
+    def __post_init__(self) -> None:
+        params = self.params
+        self.takes_argmax = params.is_greedy and not (params.logit_bias or params.has_penalties)
 
 
 @dataclass(slots=True)

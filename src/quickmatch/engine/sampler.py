@@ -68,9 +68,7 @@ class Row:
     @property
     def is_plain(self) -> bool:
         """Whether its token is the argmax of the logits as they are."""
-        params = self.state.params
-        is_adjusted = params.logit_bias or params.has_penalties or self.is_early
-        return params.is_greedy and not is_adjusted
+        return self.state.takes_argmax and not self.is_early
 
 
 class Sampler:

@@ -99,6 +99,25 @@ def _interpolate(points: Points, at: float) -> float:
     return low_s + (high_s - low_s) * (at - low) / (high - low)
 
 
+def _along(points: Points, ats: Sequence[float]) -> list[float]:
+    """Interpolate at each of many places, which rise; quicker than one by one."""
+    (first, first_s), (last, last_s) = points[0], points[-1]
+    slope = max(0.0, (last_s - first_s) / max(1, last - first))
+    out: list[float] = []
+    index = 0
+    for at in ats:
+        if at <= first:
+            out.append(first_s)
+        elif at >= last:
+            out.append(last_s + (at - last) * slope)
+        else:
+            while points[index][0] <= at:
+                index += 1
+            (low, low_s), (high, high_s) = points[index - 1], points[index]
+            out.append(low_s + (high_s - low_s) * (at - low) / (high - low))
+    return out
+
+
 class StepCosts(NamedTuple):
     """What a step of a number of sequences costs, for those who look at many numbers of rows."""
 
@@ -229,7 +248,9 @@ class CostTable:
         known = [(i, cell) for i, cell in own if cell.count >= _YOUNG] or own
         if known:  # bend the guess so that it goes through what was seen
             ratios = [(i, cell.value / values[i]) for i, cell in known]
-            values = [v * _between(ratios, i) for i, v in enumerate(values)]
+            last, last_ratio = ratios[-1]  # flat behind it
+            bends = [*_along(ratios, range(last)), *[last_ratio] * (len(edges) - last)]
+            values = [v * bend for v, bend in zip(values, bends, strict=True)]
         counts = [0] * len(edges)
         for i, cell in own:
             counts[i] = cell.count
@@ -248,25 +269,19 @@ class CostTable:
         if low and high:
             low_size, high_size = measured[place - 1], measured[place]
             share = (num_seqs - low_size) / (high_size - low_size)
-            return [
-                _interpolate(low, e) * (1 - share) + _interpolate(high, e) * share for e in edges
-            ]
+            ends = zip(_along(low, edges), _along(high, edges), strict=True)
+            return [below * (1 - share) + above * share for below, above in ends]
         if low:  # as many rows a sequence cost as many plain steps
             size = measured[place - 1]
             scale = self.plain_s(num_seqs) / self.plain_s(size)
-            return [_interpolate(low, e * size / num_seqs) * scale for e in edges]
+            return [s * scale for s in _along(low, [e * size / num_seqs for e in edges])]
         if high:
-            return [_interpolate(high, e) for e in edges]
+            return _along(high, edges)
         plain_s = self.plain_s(num_seqs) / self._factor
         if self._drafted.get(num_seqs):  # from the plain step up: hopeful, so that it gets tried
             own = [(num_seqs, plain_s), *self._points(num_seqs)]
-            return [_interpolate(own, e) for e in edges]
+            return _along(own, edges)
         return [plain_s * (1 + _FREE_ROW * (e - num_seqs)) for e in edges]
 
     def _points(self, num_seqs: int) -> Points:
         return [(edge, cell.value) for edge, cell in sorted(self._drafted[num_seqs].items())]
-
-
-def _between(points: Points, at: int) -> float:
-    """Linear between points, flat outside."""
-    return points[-1][1] if at >= points[-1][0] else _interpolate(points, at)

@@ -59,6 +59,7 @@ class ModelUse:
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self.host_s = 0.0  # of a step in which it drafts, beside the drafting
         self._pass: dict[int, Estimate] = {}
+        self._level_s: dict[int, float] = {}  # of a pass, by rows, until another is timed
         self.renew()
 
     def renew(self) -> None:
@@ -80,6 +81,7 @@ class ModelUse:
         if not (plan.is_trial and self._pass):
             estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
             estimate.add(seconds / plan.depth)
+            self._level_s.clear()
 
     def soften(self) -> None:
         """Doubt the promises: calibration has found a drift."""
@@ -94,10 +96,13 @@ class ModelUse:
         """Return the seconds of drafting `depth` levels for num_rows sequences times width."""
         if not self._pass:
             return _PASS_SHARE * costs.plain_s(1) * depth
-        wanted = _batch(num_rows)
-        nearest = min(self._pass, key=lambda b: (abs(b - wanted), b))
-        scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
-        return self._pass[nearest].value * scale * depth
+        level_s = self._level_s.get(num_rows)
+        if level_s is None:
+            wanted = _batch(num_rows)
+            nearest = min(self._pass, key=lambda b: (abs(b - wanted), b))
+            scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
+            level_s = self._level_s[num_rows] = self._pass[nearest].value * scale
+        return level_s * depth
 
     # ---- the decision
 

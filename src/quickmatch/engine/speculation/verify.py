@@ -35,12 +35,6 @@ class _Walk:
     def row(self) -> int:
         return self.first_row + 1 + self.node
 
-    @property
-    def rows(self) -> list[int]:
-        """Those that chose a token."""
-        first = self.first_row
-        return [first, *(first + 1 + node for node in self.sampled.accepted)]
-
     def take(self, token_id: int) -> bool:
         """Emit a token; whether a node holds it, so that the walk goes on."""
         self.sampled.token_ids.append(token_id)
@@ -66,36 +60,38 @@ def verify(
     best: the argmax of each row, if it is known already.
     """
     logits = logits.float()  # argmax is some times faster on float32 than on bfloat16
-    walks, first = [], 0
+    out: list[Sampled] = []
+    walks: list[_Walk] = []
+    first_rows: list[int] = []
+    first = 0
     for state, tree in zip(states, trees, strict=True):
-        walks.append(_Walk(first, state, tree))
-        first += 1 if tree is None else 1 + len(tree.token_ids)
-    others = []
-    for walk in walks:
-        if Row(walk.state).is_plain:
+        first_rows.append(first)
+        if Row(state).is_plain:
             if best is None:
                 best = logits.argmax(-1).tolist()
-            _walk_plain(walk, best)
+            out.append(_follow(tree, first, best))
         else:
-            others.append(walk)
-    _walk_level_by_level(sampler, others, logits)
-    _fill_logprobs(walks, logits)
+            walks.append(_Walk(first, state, tree))
+            out.append(walks[-1].sampled)
+        first += 1 if tree is None else 1 + len(tree.token_ids)
+    _walk_level_by_level(sampler, walks, logits)
+    _fill_logprobs(states, first_rows, out, logits)
     sampler.forget_others(states)
-    return [walk.sampled for walk in walks]
+    return out
 
 
-def _walk_plain(walk: _Walk, best: list[int]) -> None:
+def _follow(tree: DraftTree | None, first_row: int, best: list[int]) -> Sampled:
     """Follow the argmax of the logits as they are, once down the tree: children lie behind."""
-    first_row, tree, sampled = walk.first_row, walk.tree, walk.sampled
-    token_id, node = best[first_row], -1
-    sampled.token_ids.append(token_id)
-    if tree is None:
-        return
-    for child, parent in enumerate(tree.parents):
-        if parent == node and tree.token_ids[child] == token_id:
-            token_id, node = best[first_row + 1 + child], child
-            sampled.accepted.append(child)
-            sampled.token_ids.append(token_id)
+    token_id = best[first_row]
+    sampled = Sampled([token_id])
+    if tree is not None:
+        node = -1
+        for child, parent in enumerate(tree.parents):
+            if parent == node and tree.token_ids[child] == token_id:
+                token_id, node = best[first_row + 1 + child], child
+                sampled.accepted.append(child)
+                sampled.token_ids.append(token_id)
+    return sampled
 
 
 def _walk_level_by_level(sampler: Sampler, walks: list[_Walk], logits: Tensor) -> None:
@@ -108,13 +104,21 @@ def _walk_level_by_level(sampler: Sampler, walks: list[_Walk], logits: Tensor) -
         walks = [w for w, token_id in zip(walks, chosen, strict=True) if w.take(token_id)]
 
 
-def _fill_logprobs(walks: list[_Walk], logits: Tensor) -> None:
-    asked = [walk for walk in walks if walk.state.params.logprobs is not None]
-    if not asked:
-        return
-    rows = [row for walk in asked for row in walk.rows]
-    token_ids = [token_id for walk in asked for token_id in walk.sampled.token_ids]
-    top_ks = [walk.state.params.logprobs or 0 for walk in asked for _ in walk.rows]
-    entries = iter(top_logprobs(logits[rows], token_ids, top_ks))
-    for walk in asked:
-        walk.sampled.logprobs = [next(entries) for _ in walk.rows]
+def _fill_logprobs(
+    states: list[SampleState], first_rows: list[int], out: list[Sampled], logits: Tensor
+) -> None:
+    """Add what was asked for. A sequence's first row and its accepted nodes' chose its tokens."""
+    rows: list[int] = []
+    token_ids: list[int] = []
+    top_ks: list[int] = []
+    asked: list[Sampled] = []
+    for state, first, sampled in zip(states, first_rows, out, strict=True):
+        if state.params.logprobs is not None:
+            asked.append(sampled)
+            rows += [first, *(first + 1 + node for node in sampled.accepted)]
+            token_ids += sampled.token_ids
+            top_ks += [state.params.logprobs] * len(sampled.token_ids)
+    if asked:
+        entries = iter(top_logprobs(logits[rows], token_ids, top_ks))
+        for sampled in asked:
+            sampled.logprobs = [next(entries) for _ in sampled.token_ids]

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from quickmatch.engine.speculation.costs import CostTable, points_to_measure
+from quickmatch.engine.speculation.costs import CostTable, _along, _interpolate, points_to_measure
 from tests.unit.engine.speculation.simulation import cpu_cost
 
 
@@ -118,3 +118,13 @@ def test_rows_of_prompts_are_priced_by_steps_that_had_some() -> None:
     for _ in range(10):
         table.observe_mixed(4, 8, 100, cpu_cost(4, 8) + 100 * 30e-6)
     assert table.other_row_s == pytest.approx(30e-6, rel=0.1)
+
+
+def test_many_places_at_once_are_those_one_by_one() -> None:
+    # Guards: the quick way along a line that differs from the plain one, at its ends or at points.
+    dice = random.Random(0)
+    for _ in range(200):
+        points = [(x, dice.random()) for x in sorted(dice.sample(range(40), dice.randint(1, 9)))]
+        ats = [46.0, 50.0, *(dice.uniform(-3.0, 45.0) for _ in range(9)), *(x for x, _ in points)]
+        ats.sort()
+        assert _along(points, ats) == [_interpolate(points, at) for at in ats]
