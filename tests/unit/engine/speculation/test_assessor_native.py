@@ -49,7 +49,7 @@ def draft(rng: random.Random, sources: Iterable[Source]) -> DraftTree:
         taken.add((parent, token_id))
         if not is_chain and source in CHEAP:
             source, feature = rng.choice(choice), rng.randrange(65)
-        confidence = rng.choice([0.0, 1.0, rng.random(), 0.9])
+        confidence = rng.choice([0.0, 1.0, 1.0 + 1e-15, rng.random(), 0.9])
         tree.add(token_id, parent, confidence, source, feature)
     return tree
 
