@@ -243,7 +243,6 @@ void renew(Assessor& assessor, int source) {
 void quickmatch::bind_speculation(nb::module_& m) {
     using namespace quickmatch::speculation;
     nb::class_<Promises>(m, "Promises")
-        .def(nb::init<std::size_t>(), nb::arg("max_depth"))
         .def("look", [](Promises& promises, int width) { return floats(promises.look(width)); })
         .def("soften", &Promises::soften)
         .def("renew", &Promises::renew);
