@@ -141,6 +141,7 @@ class Engine:
             step,
             draft_s=drafted - started,
             step_s=self._clock() - drafted,
+            told_s=result.told_s,
             num_emitted=sum(len(event.token_ids) for event in events),
         )
         return events

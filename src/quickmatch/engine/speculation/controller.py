@@ -33,6 +33,7 @@ from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse, Outlook
+from quickmatch.engine.speculation.model_worth import ModelWorth
 from quickmatch.engine.speculation.rests import Rests
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, TreeColumns
 from quickmatch.engine.speculation.turns import Turns
@@ -61,6 +62,7 @@ class Controller:
         self._model = ModelUse(self._assessor.promises, config.max_depth, config.max_draft_tokens)
         self._accounts = Accounts(costs)
         self._trials, self._host = self._accounts.trials, self._accounts.host
+        self._worth = ModelWorth()
         self._turns = Turns()
         self._rests = Rests()
         self._now = 0  # steps
@@ -84,6 +86,7 @@ class Controller:
         plain_s: what it would have taken had no head been told of it.
         """
         self._accounts.rested(num_tokens=num_seqs, step_s=step_s, is_decode=is_decode)
+        self._worth.rested(num_seqs)
         if is_decode and self._rests.is_telling:
             self._costs.observe(num_seqs, num_seqs, plain_s)
 
@@ -95,7 +98,14 @@ class Controller:
     @property
     def uses_model(self) -> bool:
         """Whether a model drafter is in use, so that it is to be told of new sequences."""
-        return not self._config.is_adaptive or (self._model.is_on and not self._rests.is_resting)
+        if not self._config.is_adaptive:
+            return True
+        return self._model.is_on and not self._rests.is_resting and not self.leaves_model_alone
+
+    @property
+    def leaves_model_alone(self) -> bool:
+        """Whether a model drafter was found not to be worth having, so that it is told nothing."""
+        return self._config.is_adaptive and self._worth.is_left_alone(self._num_seqs)
 
     # ---- who drafts
 
@@ -132,6 +142,8 @@ class Controller:
             step.plan = ModelPlan(tuple(able), self._config.max_depth, 1, nodes)
             return step.plan
         self._check_turn(step, len(sequence_ids))
+        if not self._worth.may_draft(len(sequence_ids)):
+            return None
         if self._model.is_on if not step.is_deciding else self._model.is_looking(self._now):
             self._model.host_s = self._host.of_model_s
             step.plan = self._plan_model(step, sequence_ids, trees, able, num_other_rows)
@@ -256,11 +268,13 @@ class Controller:
         num_emitted: int,
         draft_s: float,
         step_s: float,
+        told_s: float = 0.0,
         is_decode_only: bool = True,
     ) -> None:
         """Learn what a step took. draft_s: making and choosing drafts; step_s: all the rest.
 
-        num_seqs, num_rows: of the step as it ran; it is plain if they are equal.
+        num_seqs, num_rows: of the step as it ran; it is plain if they are equal. told_s: of
+        step_s, what heads took that were told of it.
         """
         step = self._step or self._open()
         self._accounts.stepped(
@@ -273,11 +287,17 @@ class Controller:
             is_decode_only=is_decode_only,
         )
         if is_decode_only and self._config.is_adaptive:
-            rate = num_seqs / self._costs.plain_s(num_seqs)
+            rate, seconds = num_seqs / self._costs.plain_s(num_seqs), step_s + draft_s
             self._rests.stepped(
-                num_seqs=num_seqs,
+                num_seqs=num_seqs, num_tokens=num_emitted, num_plain_tokens=rate * seconds
+            )
+            if not self._worth.may_draft(num_seqs):
+                seconds -= told_s
+            self._worth.stepped(
+                num_seqs,
+                is_on=self._model.is_on,
                 num_tokens=num_emitted,
-                num_plain_tokens=rate * (step_s + draft_s),
+                num_plain_tokens=rate * seconds,
             )
         if step.is_deciding:
             self._assessor.refresh()
@@ -294,6 +314,7 @@ class Controller:
         for source in MODEL_SOURCES:
             self._assessor.renew(source)
         self._model.renew()
+        self._worth.renew()
         self._turns.renew()
         self._rests.wake()
 

@@ -27,8 +27,9 @@ from quickmatch.engine.speculation.suffix import SuffixDrafter
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
-_WATCHED_OF = 16  # sequences of which a head that is not in use is told of one
-_WATCHED_AFTER_CHANGE = 48  # sequences that every new head is told of
+_WATCHED_OF = 16  # sequences of which a head that is not in use is told of one; of more each...
+_WATCHED_OF_MOST = 256  # ...time that it showed nothing
+_WATCHED_AFTER_CHANGE = 16  # sequences that every new head is told of
 
 
 class DraftRunner(Protocol):
@@ -89,8 +90,9 @@ class Speculator:
         self._has_prediction = "prediction" in config.drafters
         self._predictions: dict[int, PredictionDrafter] = {}
         self._num_told: dict[int, int] = {}  # output tokens that the suffix index has, by sequence
-        self._num_started = 0
         self._num_to_watch = _WATCHED_AFTER_CHANGE
+        self._num_unwatched = 0  # since the last that was watched
+        self._watched_of = _WATCHED_OF
 
     def measure_costs(self, max_num_seqs: int) -> None:
         """Time steps of several sizes, before any sequence runs, within `calibration_s`."""
@@ -116,9 +118,12 @@ class Speculator:
         if self._predictions or not self._controller.begin_step():
             return False
         if not self._controller.is_sampling:  # of which a head hardly misses the rows
-            for sequence in self._scheduler.running:
-                sequence.is_watched = False
+            self._unwatch()
         return True
+
+    def _unwatch(self) -> None:
+        for sequence in self._scheduler.running:
+            sequence.is_watched = False
 
     def rested(self, step: Step, *, step_s: float, told_s: float) -> None:
         """Take in what a plain step of a rest took; told_s: of it, heads that were told of it."""
@@ -136,6 +141,8 @@ class Speculator:
         sequences = self._scheduler.decoding
         if not sequences:
             return {}
+        if self._controller.leaves_model_alone:
+            self._unwatch()
         num_other_rows = self._scheduler.num_prefill_rows
         ids = [s.id for s in sequences]
         trees = [self._cheap_trees(s) for s in sequences]
@@ -202,8 +209,10 @@ class Speculator:
             if tree.token_ids:
                 trees[i].append(_cut(tree, _room(sequences[i])))
 
-    def stepped(self, step: Step, *, draft_s: float, step_s: float, num_emitted: int) -> None:
-        """Learn what a step cost."""
+    def stepped(
+        self, step: Step, *, draft_s: float, step_s: float, told_s: float, num_emitted: int
+    ) -> None:
+        """Learn what a step cost; told_s: of step_s, heads that were told of it."""
         spans = step.batch.spans
         is_decode_only = all(span.tree is not None or span.num_tokens == 1 for span in spans)
         self._controller.stepped(
@@ -212,6 +221,7 @@ class Speculator:
             num_emitted=num_emitted,
             draft_s=draft_s,
             step_s=step_s,
+            told_s=told_s,
             is_decode_only=is_decode_only,
         )
 
@@ -260,20 +270,27 @@ class Speculator:
         """Another head drafts from now on: what was measured of the old one counts no more."""
         self._controller.renew_model()
         self._num_to_watch = _WATCHED_AFTER_CHANGE
+        self._watched_of = _WATCHED_OF
 
     def _watch(self, sequence: Sequence) -> None:
         """Say whether a head is to be told of a sequence's rows, which costs it a layer's time.
 
         While no head is in use it is told of one in some, so that it can show what it is worth.
         """
-        self._num_started += 1
         if self._controller.uses_model:
             sequence.is_watched = True
+            self._watched_of = _WATCHED_OF
+        elif self._controller.leaves_model_alone:
+            sequence.is_watched = False
         elif self._num_to_watch > 0:
             self._num_to_watch -= 1
             sequence.is_watched = True
         else:
-            sequence.is_watched = self._num_started % _WATCHED_OF == 0
+            self._num_unwatched += 1
+            sequence.is_watched = self._num_unwatched >= self._watched_of
+            if sequence.is_watched:
+                self._num_unwatched = 0
+                self._watched_of = min(2 * self._watched_of, _WATCHED_OF_MOST)
 
     def _tell_suffix(self, sequence: Sequence) -> None:
         """Tell the index what the sequence has emitted since it was told last."""

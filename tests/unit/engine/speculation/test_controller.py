@@ -140,15 +140,15 @@ def test_suffix_and_head_together_beat_the_better_of_the_two() -> None:
     # Guards: drafts that agree or contradict each other counted as if they stood alone.
     rates = []
     for text in (Text(cheap=0.4, head=0.7), Text(cheap=0.4), Text(head=0.7)):
-        tallies = [Simulation([text], seed=seed).run(1000) for seed in range(4)]
+        tallies = [Simulation([text], seed=seed).run(1000) for seed in range(8)]
         rates.append(sum(t.tokens for t in tallies) / sum(t.seconds for t in tallies))
     assert rates[0] > max(rates[1:])
 
 
 def test_the_head_is_asked_only_where_the_suffix_has_nothing() -> None:
     # Guards: a model run for requests whose copied text is drafted for nothing.
-    texts = [Text(cheap=0.85, head=0.7), Text(head=0.7)] * 2
-    simulation = Simulation(texts, pass_s=0.05e-3)
+    texts = [Text(cheap=0.85, head=0.85), Text(head=0.85)] * 2
+    simulation = Simulation(texts, pass_s=0.02e-3)
     simulation.run(150)
     plans = []
     wants_model = simulation.controller.wants_model
