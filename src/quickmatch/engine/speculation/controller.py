@@ -72,9 +72,12 @@ class Controller:
 
     # ---- whether anybody drafts
 
-    def begin_step(self) -> bool:
-        """Return whether this step is plain, with no question asked: then only `rested` follows."""
-        return self._config.is_adaptive and self._rests.begin_step()
+    def begin_step(self, has_prompts: Callable[[], bool] = lambda: False) -> bool:
+        """Return whether this step is plain, with no question asked: then only `rested` follows.
+
+        has_prompts: tells whether prompts run in it too.
+        """
+        return self._config.is_adaptive and self._rests.begin_step(has_prompts)
 
     def arrived(self, *, is_watched: bool) -> None:
         """A new request has come. is_watched: heads are told of it, so that one can be tried."""
