@@ -1,6 +1,6 @@
 // A trained head in one call a draft: one layer over the target's hidden states, several levels deep.
 //
-// The computation is head_layer.py's, the drafter's part head.py's; both say what the names mean.
+// The layer is head_layer.hpp; the drafter's part is head.py's, which says what the names mean.
 // Keys and values of rows that stand lie at the target's slots. Those of drafted rows lie in chunks of
 // their own behind them, which begin with a copy of the sequence's last chunk where that is not full:
 // so a draft that is thrown away leaves no trace.
@@ -9,42 +9,20 @@
 #include "isa.hpp"
 
 #if QM_HAS_DECODER
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "attention.hpp"
 #include "beams.hpp"
+#include "head_layer.hpp"
 #include "paged_kv.hpp"
-#include "product.hpp"
-#include "rows.hpp"
 #include "team.hpp"
 
 namespace quickmatch::decoder {
-
-struct HeadShape {
-    std::size_t hidden, inner, num_aux, target_hidden, draft_vocab, vocab;
-    Heads heads;
-    float eps;
-    std::size_t num_slots, block_size, max_len;
-    bool norm_before_residual;
-    std::size_t q_size() const { return heads.num_query * heads.dim; }
-    std::size_t kv_size() const { return heads.num_kv * heads.dim; }
-    std::size_t qkv_size() const { return q_size() + 2 * kv_size(); }
-    std::size_t features() const { return num_aux * target_hidden; }
-};
-
-struct HeadWeights {
-    Arena arena;
-    Weight fuse, qkv, o, gate_up, down, lm_head;
-    std::vector<float> embedding_norm, hidden_norm, mlp_norm, final_norm;
-    std::vector<float> cos, sin;              // [max_len, dim / 2]
-    std::vector<std::int32_t> target_ids;     // of the draft vocabulary
-    const Bf16* embedding;                    // [vocab, hidden]; kept alive by the caller
-};
 
 struct Request {
     std::int64_t sequence_id;
@@ -56,20 +34,10 @@ class Head {
   public:
     Head(HeadShape shape, HeadWeights weights, Team& team)
         : shape_(shape),
-          weights_(std::move(weights)),
           team_(team),
-          attention_(shape.heads),
-          kv_(shape.num_slots + kMaxTogether * kScratchChunks * kChunk, shape.heads.num_kv,
-              shape.heads.dim) {}
+          layer_(shape, std::move(weights), team, shape.num_slots + kMaxTogether * kScratchChunks * kChunk) {}
 
-    std::size_t num_bytes() const {
-        const HeadWeights& w = weights_;
-        std::size_t total = 0;
-        for (const Weight* one : {&w.fuse, &w.qkv, &w.o, &w.gate_up, &w.down, &w.lm_head}) {
-            total += one->num_bytes();
-        }
-        return total;
-    }
+    std::size_t num_bytes() const { return layer_.num_bytes(); }
 
     // Take in rows that became part of a sequence. aux: of each layer [tokens, target_hidden].
     void observe(std::int64_t sequence_id, std::size_t start, const std::vector<std::int32_t>& rows,
@@ -107,7 +75,7 @@ class Head {
         for (std::size_t i = 0; i < requests.size(); ++i) {
             if (is_ready(requests[i])) ready.push_back(i);
         }
-        width = std::min({width, shape_.draft_vocab, kMaxWidth});
+        width = std::min({width, shape_.draft_vocab, HeadLayer::kMaxWidth});
         depth = std::min(depth, kMaxDrafted / width);
         for (std::size_t first = 0; first < ready.size(); first += kMaxTogether) {
             const std::size_t last = std::min(first + kMaxTogether, ready.size());
@@ -119,10 +87,9 @@ class Head {
 
   private:
     static constexpr std::size_t kSharedRows = 8;
-    static constexpr std::size_t kMaxPending = 64, kMaxTogether = 64, kMaxWidth = 8;
+    static constexpr std::size_t kMaxPending = 64, kMaxTogether = 64;
     static constexpr std::size_t kMaxDrafted = 256;                          // rows a sequence
     static constexpr std::size_t kScratchChunks = kMaxDrafted / kChunk + 1;  // a sequence
-    static constexpr std::size_t kMaxDim = 512;
 
     // Rows of a sequence that have not been used yet, of positions start, start + 1, …
     struct Pending {
@@ -163,18 +130,16 @@ class Head {
         for (const std::size_t count : counts) rows += count;
         const std::size_t size = shape_.features();
         Bf16* features = features_.at_least(rows * size);
-        token_ids_.clear();
-        positions_.clear();
-        slots_.clear();
+        rows_.clear();
         std::size_t row = 0;
         for (std::size_t i = 0; i < waiting.size(); ++i) {
             Pending& pending = *waiting[i];
             const std::size_t count = counts[i];
             std::memcpy(features + row * size, pending.features.data(), count * size * sizeof(Bf16));
             for (std::size_t k = 0; k < count; ++k) {
-                token_ids_.push_back(pending.next_tokens[k]);
-                positions_.push_back(pending.start + k);
-                slots_.push_back(slot(pending, pending.start + k));
+                rows_.token_ids.push_back(pending.next_tokens[k]);
+                rows_.positions.push_back(pending.start + k);
+                rows_.slots.push_back(slot(pending, pending.start + k));
             }
             row += count;
             pending.start += count;
@@ -182,102 +147,8 @@ class Head {
             pending.features.erase(pending.features.begin(), pending.features.begin() + count * size);
         }
         float* g = residual_.at_least(rows * shape_.hidden);
-        multiply(team_, weights_.fuse, features, rows, Target{g, shape_.hidden, false});
-        project(rows, g);
-    }
-
-    // g: [rows, hidden], which becomes the residual; keys and values go to slots_.
-    void project(std::size_t rows, float* g) {
-        const std::size_t hidden = shape_.hidden, dim = shape_.heads.dim, half = dim / 2;
-        Bf16* x = normed_.at_least(rows * 2 * hidden);
-        float* embedded = wide_.at_least(rows * std::max({hidden, shape_.qkv_size(), 2 * shape_.inner}));
-        for (std::size_t r = 0; r < rows; ++r) {
-            widen(weights_.embedding + std::size_t(token_ids_[r]) * hidden, hidden, embedded);
-            rms_norm(embedded, weights_.embedding_norm.data(), shape_.eps, hidden, x + r * 2 * hidden);
-            float* own = g + r * hidden;
-            if (shape_.norm_before_residual) rms_norm_(own, weights_.hidden_norm.data(), shape_.eps, hidden);
-            Bf16* to = x + r * 2 * hidden + hidden;
-            if (shape_.norm_before_residual) {
-                narrow(own, hidden, to);
-            } else {
-                rms_norm(own, weights_.hidden_norm.data(), shape_.eps, hidden, to);
-            }
-        }
-        float* qkv = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * shape_.inner));
-        multiply(team_, weights_.qkv, x, rows, Target{qkv, shape_.qkv_size(), false});
-        Bf16* queries = queries_.at_least(rows * shape_.q_size());
-        for (std::size_t r = 0; r < rows; ++r) {
-            float* own = qkv + r * shape_.qkv_size();
-            const std::size_t at = std::min(positions_[r], shape_.max_len - 1) * half;
-            for (std::size_t head = 0; head < shape_.heads.num_query + shape_.heads.num_kv; ++head) {
-                rotate_(own + head * dim, weights_.cos.data() + at, weights_.sin.data() + at, half);
-            }
-            narrow(own, shape_.q_size(), queries + r * shape_.q_size());
-            Bf16 key[kMaxDim], value[kMaxDim];
-            for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                narrow(own + shape_.q_size() + head * dim, dim, key);
-                narrow(own + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
-                kv_.write(slots_[r], head, key, value);
-            }
-        }
-    }
-
-    // Attention and the rest of the layer for rows whose queries and residuals stand in order;
-    // leaves m in `residual`, and each row's likeliest tokens in likeliest_.
-    void finish(std::size_t rows, const Bf16* queries, float* residual, std::size_t width) {
-        const std::size_t hidden = shape_.hidden, inner = shape_.inner, vocab = shape_.draft_vocab;
-        Bf16* attended = inner_.at_least(rows * std::max(shape_.q_size(), inner));
-        attention_.run(team_, kv_, spans_, views_, marks_, queries, attended);
-        multiply(team_, weights_.o, attended, rows, Target{residual, hidden, true});
-        Bf16* normed = normed_.at_least(rows * 2 * hidden);
-        for (std::size_t r = 0; r < rows; ++r) {
-            rms_norm(residual + r * hidden, weights_.mlp_norm.data(), shape_.eps, hidden, normed + r * hidden);
-        }
-        float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
-        multiply(team_, weights_.gate_up, normed, rows, Target{wide, 2 * inner, false});
-        for (std::size_t r = 0; r < rows; ++r) {
-            const float* gates = wide + r * 2 * inner;
-            silu_times(gates, gates + inner, inner, attended + r * inner);
-        }
-        multiply(team_, weights_.down, attended, rows, Target{residual, hidden, true});
-        for (std::size_t r = 0; r < rows; ++r) {
-            rms_norm(residual + r * hidden, weights_.final_norm.data(), shape_.eps, hidden, normed + r * hidden);
-        }
-        float* logits = logits_.at_least(rows * vocab);
-        multiply(team_, weights_.lm_head, normed, rows, Target{logits, vocab, false});
-        likeliest_.resize(rows);
-        for (std::size_t r = 0; r < rows; ++r) choose(logits + r * vocab, width, likeliest_[r]);
-    }
-
-    // The `width` likeliest of a row's tokens, as the target numbers them.
-    QM_AVX512 void choose(const float* logits, std::size_t width,
-                          std::vector<std::pair<double, std::int32_t>>& out) const {
-        const std::size_t vocab = shape_.draft_vocab;
-        out.clear();
-        std::array<std::size_t, kMaxWidth> best{};
-        std::size_t num_best = 0;
-        for (std::size_t i = 0; i < vocab; ++i) {
-            if (num_best == width && logits[i] <= logits[best[num_best - 1]]) continue;
-            std::size_t place = num_best < width ? num_best++ : num_best - 1;
-            while (place > 0 && logits[best[place - 1]] < logits[i]) {
-                best[place] = best[place - 1];
-                --place;
-            }
-            best[place] = i;
-        }
-        const __m512 top = _mm512_set1_ps(logits[best[0]]);
-        __m512 sum = _mm512_setzero_ps();
-        for (std::size_t i = 0; i < vocab; i += 16) {
-            const std::size_t left = vocab - i;
-            const __mmask16 mask = left >= 16 ? 0xFFFF : (1u << left) - 1;
-            const __m512 some = _mm512_mask_loadu_ps(_mm512_set1_ps(-1e30f), mask, logits + i);
-            sum = _mm512_add_ps(sum, exp16(_mm512_sub_ps(some, top)));
-        }
-        const double total = _mm512_reduce_add_ps(sum);
-        for (std::size_t k = 0; k < num_best; ++k) {
-            const double weight = std::exp(double(logits[best[k]]) - double(logits[best[0]]));
-            out.push_back({std::min(weight / total, 1.0), weights_.target_ids[best[k]]});
-        }
+        layer_.fuse(features, rows, g);
+        layer_.project(rows_, g);
     }
 
     void draft_some(const std::vector<Request>& requests, const std::vector<std::size_t>& chosen,
@@ -290,7 +161,7 @@ class Head {
             bool is_alive = false;
             for (Drafting& one : all) {
                 for (std::size_t row = 0; row < one.beam.nodes.size(); ++row) {
-                    one.beam.look(row, likeliest_[one.level_rows[row]], min_path);
+                    one.beam.look(row, layer_.likeliest()[one.level_rows[row]], min_path);
                 }
                 one.beam.narrow(width);
                 is_alive = is_alive || !one.beam.nodes.empty();
@@ -314,14 +185,12 @@ class Head {
         const std::size_t hidden = shape_.hidden, q_size = shape_.q_size();
         float* m = m_.at_least(chosen.size() * hidden);
         Bf16* queries = last_queries_.at_least(chosen.size() * q_size);
-        spans_.clear();
-        views_.clear();
-        marks_.clear();
+        sight_.clear();
         std::size_t row = 0;
         for (std::size_t i = 0; i < chosen.size(); ++i) {
             row += counts[i];
             std::memcpy(m + i * hidden, residual_.at_least(0) + (row - 1) * hidden, hidden * sizeof(float));
-            std::memcpy(queries + i * q_size, queries_.at_least(0) + (row - 1) * q_size, q_size * sizeof(Bf16));
+            std::memcpy(queries + i * q_size, layer_.queries() + (row - 1) * q_size, q_size * sizeof(Bf16));
             Drafting& one = all[i];
             one.length = waiting[i]->start;
             one.num_added = 0;
@@ -330,10 +199,10 @@ class Head {
             for (std::size_t c = 0; c < num_chunks; ++c) {
                 one.chunks.push_back(std::uint32_t(slot(*waiting[i], c * kChunk) / kChunk));
             }
-            spans_.push_back(Span{i, 1, one.length - 1, kNoTree, one.chunks});
-            views_.push_back(View{0, one.length, one.length, kNoTree});
+            sight_.spans.push_back(Span{i, 1, one.length - 1, kNoTree, one.chunks});
+            sight_.views.push_back(View{0, one.length, one.length, kNoTree});
         }
-        finish(chosen.size(), queries, m, width);
+        layer_.finish(chosen.size(), queries, sight_, m, width);
         for (std::size_t i = 0; i < all.size(); ++i) to_scratch(i, all[i]);
     }
 
@@ -341,11 +210,12 @@ class Head {
     void to_scratch(std::size_t index, Drafting& one) {
         const std::size_t num_full = one.length / kChunk;
         const std::size_t first = shape_.num_slots / kChunk + index * kScratchChunks;
-        std::vector<char> saved(kv_.saved_size());
+        PagedKV& kv = layer_.kv();
+        std::vector<char> saved(kv.saved_size());
         for (std::size_t token = num_full * kChunk; token < one.length; ++token) {
             for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                kv_.save(one.chunks[num_full] * kChunk + token % kChunk, head, saved.data());
-                kv_.restore(first * kChunk + token % kChunk, head, saved.data());
+                kv.save(one.chunks[num_full] * kChunk + token % kChunk, head, saved.data());
+                kv.restore(first * kChunk + token % kChunk, head, saved.data());
             }
         }
         one.chunks.resize(num_full);
@@ -355,12 +225,8 @@ class Head {
     // Run the rows that the beams go on from; the m of their parents stands in for g.
     void next_level(std::vector<Drafting>& all, std::size_t width) {
         const std::size_t hidden = shape_.hidden;
-        token_ids_.clear();
-        positions_.clear();
-        slots_.clear();
-        spans_.clear();
-        views_.clear();
-        marks_.clear();
+        rows_.clear();
+        sight_.clear();
         std::vector<std::size_t> parents;
         for (Drafting& one : all) {
             if (one.beam.nodes.empty()) {
@@ -375,15 +241,15 @@ class Head {
                 auto lineage = one.lineages.empty() ? std::vector<std::size_t>() : one.lineages[parent];
                 lineage.push_back(one.num_added);
                 const std::size_t at = one.length + one.num_added++;
-                token_ids_.push_back(one.beam.token(one.beam.nodes[i]));
-                positions_.push_back(one.length + lineage.size() - 1);
-                slots_.push_back(one.chunks[at / kChunk] * kChunk + at % kChunk);
-                views_.push_back(see(one, lineage, at));
+                rows_.token_ids.push_back(one.beam.token(one.beam.nodes[i]));
+                rows_.positions.push_back(one.length + lineage.size() - 1);
+                rows_.slots.push_back(one.chunks[at / kChunk] * kChunk + at % kChunk);
+                sight_.views.push_back(see(one, lineage, at));
                 level_rows.push_back(parents.size());
                 parents.push_back(one.level_rows[parent]);
                 lineages.push_back(std::move(lineage));
             }
-            spans_.push_back(Span{start, parents.size() - start, one.length + first_added, kNoTree, one.chunks});
+            sight_.spans.push_back(Span{start, parents.size() - start, one.length + first_added, kNoTree, one.chunks});
             one.lineages = std::move(lineages);
             one.level_rows = std::move(level_rows);
         }
@@ -392,10 +258,10 @@ class Head {
         for (std::size_t r = 0; r < rows; ++r) {
             std::memcpy(g + r * hidden, m_.at_least(0) + parents[r] * hidden, hidden * sizeof(float));
         }
-        project(rows, g);
+        layer_.project(rows_, g);
         float* m = m_.at_least(rows * hidden);
         std::memcpy(m, g, rows * hidden * sizeof(float));
-        finish(rows, queries_.at_least(0), m, width);
+        layer_.finish(rows, layer_.queries(), sight_, m, width);
     }
 
     // A drafted row sees all that stands, its ancestors and itself.
@@ -403,9 +269,9 @@ class Head {
         View view{0, at + 1, one.length, kNoTree};
         if (lineage.size() == one.num_added) return view;  // a chain: all before it
         const std::size_t base = one.length / kChunk * kChunk;
-        view.marks = marks_.size();
-        marks_.resize(marks_.size() + (at + 1 - base + kChunk - 1) / kChunk, 0);
-        std::uint16_t* words = marks_.data() + view.marks;
+        view.marks = sight_.marks.size();
+        sight_.marks.resize(sight_.marks.size() + (at + 1 - base + kChunk - 1) / kChunk, 0);
+        std::uint16_t* words = sight_.marks.data() + view.marks;
         const auto set = [&](std::size_t bit) {
             words[bit / kChunk] = std::uint16_t(words[bit / kChunk] | 1u << bit % kChunk);
         };
@@ -415,20 +281,14 @@ class Head {
     }
 
     HeadShape shape_;
-    HeadWeights weights_;
     Team& team_;
-    Attention attention_;
-    PagedKV kv_;
+    HeadLayer layer_;
     std::map<std::int64_t, Pending> pending_;
 
-    std::vector<Span> spans_;
-    std::vector<View> views_;
-    std::vector<std::uint16_t> marks_;
-    std::vector<std::int32_t> token_ids_;
-    std::vector<std::size_t> positions_, slots_;
-    std::vector<std::vector<std::pair<double, std::int32_t>>> likeliest_;
-    Scratch<Bf16> features_, normed_, queries_, last_queries_, inner_;
-    Scratch<float> residual_, m_, wide_, logits_;
+    HeadRows rows_;
+    Sight sight_;
+    Scratch<Bf16> features_, last_queries_;
+    Scratch<float> residual_, m_;
 };
 
 }  // namespace quickmatch::decoder

@@ -25,22 +25,10 @@ struct RoundedHead {
     std::int32_t sum;  // of the codes
 };
 
-// size is a multiple of 16.
-QM_AVX512 inline void round_head(const Bf16* from, std::size_t size, RoundedHead& to) {
-    __m512 largest = _mm512_setzero_ps();
-    for (std::size_t i = 0; i < size; i += 16) {
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(widen16(from + i)));
-    }
-    const float most = _mm512_reduce_max_ps(largest);
-    const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
-    __m512i sum = _mm512_setzero_si512();
-    for (std::size_t i = 0; i < size; i += 16) {
-        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(widen16(from + i), inverse));
-        sum = _mm512_add_epi32(sum, rounded);
-        _mm_store_si128(reinterpret_cast<__m128i*>(to.codes + i), _mm512_cvtepi32_epi8(rounded));
-    }
-    to.scale = most / 127.0f;
-    to.sum = _mm512_reduce_add_epi32(sum);
+inline void round_head(const Bf16* from, std::size_t size, RoundedHead& to) {
+    const Rounded rounded = round_to_int8(from, size, to.codes);
+    to.scale = rounded.most / 127.0f;
+    to.sum = rounded.sum;
 }
 
 class Int8KV {

@@ -183,25 +183,12 @@ class RoundedRows {
     std::size_t num_groups() const { return num_groups_; }
 
   private:
-    QM_AVX512 void round_row(const Bf16* x, std::size_t row, std::size_t group) {
-        std::int8_t* codes = codes_.data() + row * in_;
+    void round_row(const Bf16* x, std::size_t row, std::size_t group) {
         for (std::size_t k = 0; k < num_groups_; ++k) {
-            const Bf16* from = x + k * group;
-            __m512 largest = _mm512_setzero_ps();
-            for (std::size_t i = 0; i < group; i += 16) {
-                largest = _mm512_max_ps(largest, _mm512_abs_ps(widen16(from + i)));
-            }
-            const float most = _mm512_reduce_max_ps(largest);
-            const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
-            __m512i sum = _mm512_setzero_si512();
-            for (std::size_t i = 0; i < group; i += 16) {
-                const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(widen16(from + i), inverse));
-                sum = _mm512_add_epi32(sum, rounded);
-                _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + k * group + i),
-                                 _mm512_cvtepi32_epi8(rounded));
-            }
-            scales_.data()[row * num_groups_ + k] = most / (127.0f * IntWeight::kScaleUp);
-            sums_.data()[row * num_groups_ + k] = _mm512_reduce_add_epi32(sum);
+            std::int8_t* codes = codes_.data() + row * in_ + k * group;
+            const Rounded rounded = round_to_int8(x + k * group, group, codes);
+            scales_.data()[row * num_groups_ + k] = rounded.most / (127.0f * IntWeight::kScaleUp);
+            sums_.data()[row * num_groups_ + k] = rounded.sum;
         }
     }
 

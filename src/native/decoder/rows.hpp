@@ -67,16 +67,21 @@ QM_AVX512_INLINE __m512 exp2_16(__m512 x) {
     return _mm512_maskz_scalef_ps(is_normal, p, n);
 }
 
-// x / sqrt(mean(x²) + eps) · weight; size is a multiple of 16.
-QM_AVX512 inline void rms_norm(const float* x, const float* weight, float eps, std::size_t size,
-                               Bf16* out) {
+// 1 / sqrt(mean(x²) + eps); size is a multiple of 16.
+QM_AVX512_INLINE __m512 inverse_rms(const float* x, float eps, std::size_t size) {
     __m512 sum = _mm512_setzero_ps();
     for (std::size_t i = 0; i < size; i += 16) {
         const __m512 v = _mm512_loadu_ps(x + i);
         sum = _mm512_fmadd_ps(v, v, sum);
     }
     const float mean = _mm512_reduce_add_ps(sum) / static_cast<float>(size);
-    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(mean + eps));
+    return _mm512_set1_ps(1.0f / std::sqrt(mean + eps));
+}
+
+// x · inverse_rms(x) · weight.
+QM_AVX512 inline void rms_norm(const float* x, const float* weight, float eps, std::size_t size,
+                               Bf16* out) {
+    const __m512 scale = inverse_rms(x, eps, size);
     for (std::size_t i = 0; i < size; i += 16) {
         const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
         narrow16(out + i, _mm512_mul_ps(v, _mm512_loadu_ps(weight + i)));
@@ -85,17 +90,34 @@ QM_AVX512 inline void rms_norm(const float* x, const float* weight, float eps, s
 
 // The same in place, float32 throughout: the norm of a single head.
 QM_AVX512 inline void rms_norm_(float* x, const float* weight, float eps, std::size_t size) {
-    __m512 sum = _mm512_setzero_ps();
-    for (std::size_t i = 0; i < size; i += 16) {
-        const __m512 v = _mm512_loadu_ps(x + i);
-        sum = _mm512_fmadd_ps(v, v, sum);
-    }
-    const float mean = _mm512_reduce_add_ps(sum) / static_cast<float>(size);
-    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(mean + eps));
+    const __m512 scale = inverse_rms(x, eps, size);
     for (std::size_t i = 0; i < size; i += 16) {
         const __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
         _mm512_storeu_ps(x + i, _mm512_mul_ps(v, _mm512_loadu_ps(weight + i)));
     }
+}
+
+// Numbers rounded to 8 bits: number ≈ code · most / 127.
+struct Rounded {
+    float most;         // the largest number, without its sign
+    std::int32_t sum;  // of the codes
+};
+
+// size is a multiple of 16.
+QM_AVX512 inline Rounded round_to_int8(const Bf16* from, std::size_t size, std::int8_t* codes) {
+    __m512 largest = _mm512_setzero_ps();
+    for (std::size_t i = 0; i < size; i += 16) {
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(widen16(from + i)));
+    }
+    const float most = _mm512_reduce_max_ps(largest);
+    const __m512 inverse = _mm512_set1_ps(most > 0.0f ? 127.0f / most : 0.0f);
+    __m512i sum = _mm512_setzero_si512();
+    for (std::size_t i = 0; i < size; i += 16) {
+        const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(widen16(from + i), inverse));
+        sum = _mm512_add_epi32(sum, rounded);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(rounded));
+    }
+    return {most, _mm512_reduce_add_epi32(sum)};
 }
 
 // silu(gate) · up; size is a multiple of 16.

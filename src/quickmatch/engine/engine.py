@@ -1,8 +1,7 @@
 """The engine: sequences in, tokens out. One `step()` is schedule, run, postprocess.
 
-Owns: what a request is allowed to be, when a sequence ends, and the adapters' comings and goings.
-It does not know HTTP, text, sockets or tensors: the runner behind the `Runner` protocol computes,
-and `process.py` talks.
+Owns: what a request is allowed to be, and when a sequence ends. It does not know HTTP, text,
+sockets or tensors: the runner behind the `Runner` protocol computes, and `process.py` talks.
 
 Invariant: every sequence that `add` accepts ends exactly once, with one `Tokens` that carries a
 `finish_reason`; what `add` refuses ends with the `Tokens` that `add` returns.
@@ -15,11 +14,11 @@ import msgspec
 
 from quickmatch.core.clock import Clock, monotonic
 from quickmatch.core.errors import ConfigError, QuickmatchError
-from quickmatch.engine.adapter_leases import AdapterLeases
 from quickmatch.engine.admission import Refusal, check_request
 from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
 from quickmatch.engine.blocks import BlockAllocator, root_digest
 from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.engine_adapters import AdapterRunner, EngineAdapters
 from quickmatch.engine.memory_watch import MemoryWatch
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
@@ -32,7 +31,7 @@ from quickmatch.engine.speculation.speculator import (
 from quickmatch.engine.wire import Generate, SpeculationStats, Stats, Tokens
 
 
-class Runner(DraftRunner, Protocol):
+class Runner(DraftRunner, AdapterRunner, Protocol):
     """What the engine needs of the model side; `runner.ModelRunner` is the real one."""
 
     @property
@@ -51,26 +50,6 @@ class Runner(DraftRunner, Protocol):
 
     def run(self, batch: StepBatch) -> StepResult:
         """Compute one flattened batch and sample where its spans ask for it."""
-
-    def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
-        """Load an adapter; return what is worth telling. Raises ConfigError."""
-
-    def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:
-        """Forget an adapter, its head too unless it is to come back.
-
-        No sequence of a later batch uses its row.
-        """
-
-    @property
-    def max_adapters(self) -> int:
-        """Adapters that may be in memory at once."""
-
-    @property
-    def num_adapters(self) -> int:
-        """Adapters in memory."""
-
-    def adapter_row(self, adapter_id: str) -> int:
-        """Return its row; it stays the same while loaded. KeyError if unknown."""
 
     def read_draft(self, path: str) -> Any:
         """Read a trained head, changing nothing; in any thread. Raises ConfigError."""
@@ -99,7 +78,7 @@ class Engine:
         self._max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
         self._seeds = random.Random(config.seed)
         self._clock = clock
-        self._adapters = AdapterLeases()
+        self._adapters = EngineAdapters(runner)
         self.scheduler = Scheduler(
             BlockAllocator(
                 runner.num_blocks, runner.block_size, prefix_caching=config.enable_prefix_caching
@@ -195,52 +174,14 @@ class Engine:
 
     def load_adapter(self, adapter: str, path: str) -> dict[str, Any]:
         """Load an adapter now; requests may name it from here on. Raises ConfigError."""
-        if adapter in self._adapters:
-            raise ConfigError(
-                f"adapter {adapter!r} is loaded already, or still held by requests in flight; "
-                "load the new weights under a new version"
-            )
-        self._make_room()
-        detail = self.runner.load_adapter(adapter, path)
-        self._adapters.opened(adapter, path)
-        return detail
-
-    def _make_room(self) -> None:
-        """Give up the weights of the adapter that was used longest ago, if memory is full.
-
-        Raises ConfigError if all that are in memory have sequences.
-        """
-        if self.runner.num_adapters < self.runner.max_adapters:
-            return
-        victim = self._adapters.longest_unused()
-        if victim is None:
-            raise ConfigError(
-                f"all {self.runner.max_adapters} adapters that max_adapters allows in memory are "
-                "in use; try again in a moment, or raise engine.max_adapters"
-            )
-        self.runner.unload_adapter(victim, keeps_head=True)
-        self._adapters.set_in_memory(victim, is_in_memory=False)
-
-    def _bring_to_memory(self, adapter: str) -> None:
-        """Read an adapter's weights again if others took their place. Raises QuickmatchError."""
-        path = self._adapters.path_to_read(adapter)
-        if path is not None:
-            self._make_room()
-            self.runner.load_adapter(adapter, path)
-            self._adapters.set_in_memory(adapter, is_in_memory=True)
+        return self._adapters.load(adapter, path)
 
     def unload_adapter(self, adapter: str) -> dict[str, Any]:
         """Refuse new requests for it; forget it once those in flight are done.
 
         Returns {"num_sequences": how many still hold it}. Raises ConfigError if it is unknown.
         """
-        if not self._adapters.is_available(adapter):
-            raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
-        is_in_memory = self._adapters.path_to_read(adapter) is None
-        is_free, num_sequences = self._adapters.retire(adapter)
-        if is_free and is_in_memory:
-            self.runner.unload_adapter(adapter)
-        return {"num_sequences": num_sequences}
+        return {"num_sequences": self._adapters.unload(adapter)}
 
     # ---- drafts
 
@@ -253,10 +194,10 @@ class Engine:
         if self.speculator is None:
             raise ConfigError("speculation is off; allow drafters in the deployment's settings")
         if adapter and not self._adapters.is_available(adapter):
-            raise ConfigError(f"adapter {adapter!r} is not loaded; {self._loaded_adapters()}")
+            raise ConfigError(self._adapters.why_not(adapter))
         started = self._clock()
         if adapter:
-            self._bring_to_memory(adapter)
+            self._adapters.bring_to_memory(adapter)
         self.runner.put_draft(adapter, draft, head)
         self.speculator.head_changed()
         # Blocks that are shared from here on shall hold what this head has made of them, too.
@@ -289,8 +230,7 @@ class Engine:
         if self._look_at_memory():
             return Refusal("memory_low", f"{self._memory.words}; try again in a moment")
         if request.adapter is not None and not self._adapters.is_available(request.adapter):
-            message = f"adapter {request.adapter!r} is not loaded; {self._loaded_adapters()}"
-            return Refusal("adapter_not_found", message)
+            return Refusal("adapter_not_found", self._adapters.why_not(request.adapter))
         refusal = check_request(
             request,
             vocab_size=self.runner.vocab_size,
@@ -299,7 +239,7 @@ class Engine:
         )
         if refusal is None and request.adapter is not None:
             try:
-                self._bring_to_memory(request.adapter)
+                self._adapters.bring_to_memory(request.adapter)
             except QuickmatchError as error:
                 return Refusal(None, error.message)
         return refusal
@@ -311,10 +251,7 @@ class Engine:
 
     def _new_sequence(self, request: Generate) -> Sequence:
         params, prompt = request.sampling, request.prompt_token_ids
-        version, row = 0, -1
-        if request.adapter is not None:
-            version = self._adapters.take(request.adapter)
-            row = self.runner.adapter_row(request.adapter)
+        version, row = self._adapters.take(request.adapter)
         eos_token_ids = () if params.ignore_eos else self._eos_token_ids
         max_len = self._max_len
         if params.max_tokens is not None:
@@ -383,13 +320,7 @@ class Engine:
         self.scheduler.finish(sequence)
         if self.speculator is not None:
             self.speculator.ended(sequence)
-        adapter = sequence.adapter
-        if adapter is not None and self._adapters.give_back(adapter):
-            self.runner.unload_adapter(adapter)
-
-    def _loaded_adapters(self) -> str:
-        names = ", ".join(sorted(self._adapters.available))
-        return f"loaded: {names}" if names else "none is loaded"
+        self._adapters.give_back(sequence.adapter)
 
     def stats(self, *, step_s: float = 0.0, rss_bytes: int = 0) -> Stats:
         """Return the engine's figures now; the caller measures `step_s` and `rss_bytes`."""
