@@ -141,11 +141,7 @@ class Int8KV {
     QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
                               std::size_t row_size, float* to) const {
         __m512 sums[kQueries][kParts];
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(to + q * head_dim_ + d * 16);
-        }
+        load_sums(sums, to, head_dim_);
         for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
             const Value* own = values(some.chunks[c], head) + offset;
             const Value* ahead = values(some.ahead(c), head) + offset;
@@ -164,11 +160,7 @@ class Int8KV {
                 }
             }
         }
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * head_dim_ + d * 16, sums[q][d]);
-        }
+        store_sums(sums, to, head_dim_);
     }
 
     QM_AVX512 void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {

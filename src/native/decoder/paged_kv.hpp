@@ -39,6 +39,25 @@ struct Token {
     Bf16 weight;
 };
 
+// Some dimensions' sums of several queries, whose rows are so far apart.
+template <int kQueries, int kParts>
+QM_AVX512_INLINE void load_sums(__m512 (&sums)[kQueries][kParts], const float* from, std::size_t row_size) {
+    QM_UNROLL
+    for (int q = 0; q < kQueries; ++q) {
+        QM_UNROLL
+        for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(from + q * row_size + d * 16);
+    }
+}
+
+template <int kQueries, int kParts>
+QM_AVX512_INLINE void store_sums(const __m512 (&sums)[kQueries][kParts], float* to, std::size_t row_size) {
+    QM_UNROLL
+    for (int q = 0; q < kQueries; ++q) {
+        QM_UNROLL
+        for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * row_size + d * 16, sums[q][d]);
+    }
+}
+
 class PagedKV {
   public:
     struct Query {
@@ -132,11 +151,7 @@ class PagedKV {
     QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
                               std::size_t row_size, float* to) const {
         __m512 sums[kQueries][kParts];
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(to + q * head_dim_ + d * 16);
-        }
+        load_sums(sums, to, head_dim_);
         for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
             const Bf16* own = values(some.chunks[c], head) + 2 * offset;
             const Bf16* ahead = values(some.ahead(c), head) + 2 * offset;
@@ -150,11 +165,7 @@ class PagedKV {
                 add_pair<kQueries, kParts>(own + at, 0x55555555, ahead + at, weights + count - 1, row_size, sums);
             }
         }
-        QM_UNROLL
-        for (int q = 0; q < kQueries; ++q) {
-            QM_UNROLL
-            for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * head_dim_ + d * 16, sums[q][d]);
-        }
+        store_sums(sums, to, head_dim_);
     }
 
     // The same for two tokens that stand side by side in the text and lie anywhere.

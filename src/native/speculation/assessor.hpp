@@ -122,13 +122,17 @@ class Assessor {
     Chosen choose(const Costs& costs, double margin, std::size_t max_rows, std::size_t max_nodes,
                   double least_gain) {
         const auto best = pool_.best(costs, sequences_.size(), max_rows);
-        if (!best || best->tokens_per_s() <= margin * rate_of_plain(costs)) return take(0, 0);
-        note_help(costs, best->num_nodes, least_gain);
-        return take(best->num_nodes, max_nodes);
+        const bool is_worth = best && best->tokens_per_s() > margin * rate_of_plain(costs);
+        const std::size_t num_nodes = is_worth ? best->num_nodes : 0;
+        split(num_nodes);
+        if (is_worth) note_help(costs, num_nodes, least_gain);
+        return take(num_nodes, max_nodes);
     }
 
     Chosen choose_all(std::size_t max_rows, std::size_t max_nodes) {
-        return take(std::min(pool_.size(), max_rows), max_nodes);
+        const std::size_t num_nodes = std::min(pool_.size(), max_rows);
+        split(num_nodes);
+        return take(num_nodes, max_nodes);
     }
 
     // ---- what is learned
@@ -214,7 +218,6 @@ class Assessor {
     // Note for whom the cheap drafters' nodes were worth the asking.
     void note_help(const Costs& costs, std::size_t num_nodes, double least_gain) {
         const double price = price_of(costs, num_nodes);
-        split(num_nodes);
         for (std::size_t i = 0; i < sequences_.size(); ++i) {
             if (!split_[i].empty() && cheap_gain(i, price) > least_gain) sequences_[i]->helped();
         }
@@ -254,9 +257,8 @@ class Assessor {
         return gain;
     }
 
-    // The trees of the first num_nodes of the pool, at most max_nodes a sequence.
+    // The trees of the num_nodes that were split, at most max_nodes a sequence.
     Chosen take(std::size_t num_nodes, std::size_t max_nodes) {
-        split(num_nodes);
         Chosen chosen{num_nodes, std::vector<Tree>(sequences_.size())};
         for (std::size_t i = 0; i < sequences_.size(); ++i) {
             std::vector<std::int32_t>& nodes = split_[i];

@@ -147,8 +147,20 @@ def free_memory_bytes(device: torch.device) -> int:
     limit = _read_int(Path("/sys/fs/cgroup/memory.max"))
     used = _read_int(Path("/sys/fs/cgroup/memory.current"))
     if limit is not None and used is not None:
-        free = min(free, max(limit - used, 0))
+        free = min(free, max(limit - used + _file_cache(Path("/sys/fs/cgroup/memory.stat")), 0))
     return free
+
+
+def _file_cache(path: Path) -> int:
+    """Return the bytes of files that a container holds only until somebody wants the memory.
+
+    They count as used, and fill what there is once a large model has been read.
+    """
+    try:
+        fields = dict(line.split() for line in path.read_text(encoding="ascii").splitlines())
+        return int(fields["active_file"]) + int(fields["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no such file
+        return 0
 
 
 def _meminfo_available() -> int:

@@ -65,9 +65,22 @@ def test_free_memory_is_what_the_container_allows(monkeypatch: pytest.MonkeyPatc
     limits = {"memory.max": 1000, "memory.current": 400}
     monkeypatch.setattr(kv_cache, "_meminfo_available", lambda: 5000)
     monkeypatch.setattr(kv_cache, "_read_int", lambda path: limits.get(path.name))
+    monkeypatch.setattr(kv_cache, "_file_cache", lambda _: 0)
     assert kv_cache.free_memory_bytes(CPU) == 600
+    monkeypatch.setattr(kv_cache, "_file_cache", lambda _: 250)
+    assert kv_cache.free_memory_bytes(CPU) == 850
     limits.clear()
     assert kv_cache.free_memory_bytes(CPU) == 5000
     monkeypatch.undo()
     assert kv_cache._read_int(Path("/no/such/file")) is None
     assert kv_cache.free_memory_bytes(CPU) > 0
+
+
+def test_what_a_container_holds_of_files_counts_as_free(tmp_path: Path) -> None:
+    # Guards: an engine that takes the files it has read for memory that runs out.
+    stat = tmp_path / "memory.stat"
+    stat.write_text("anon 700\nfile 300\nshmem 30\ninactive_file 200\nactive_file 70\n")
+    assert kv_cache._file_cache(stat) == 270
+    stat.write_text("anon 700\n")
+    assert kv_cache._file_cache(stat) == 0
+    assert kv_cache._file_cache(tmp_path / "none") == 0

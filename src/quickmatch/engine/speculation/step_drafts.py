@@ -53,18 +53,19 @@ class StepDrafts:
         best = self.pool.best(costs, len(self.merged), max_rows)
         if best is None or best.tokens_per_s <= margin * self._rate_of_plain(costs):
             return 0, [None] * len(self.merged)
-        price = best.price(costs.plain_s)
-        for state, one, nodes in zip(
-            self.states, self.merged, self.pool.split(best.num_nodes), strict=True
-        ):
+        price, chosen = best.price(costs.plain_s), self.pool.split(best.num_nodes)
+        for state, one, nodes in zip(self.states, self.merged, chosen, strict=True):
             if nodes and _cheap_gain(one, nodes, price) > least_gain:
                 state.helped()
-        return best.num_nodes, self.take(best.num_nodes, max_nodes)
+        return best.num_nodes, self._cut(chosen, max_nodes)
 
     def take(self, num_nodes: int, max_nodes: int) -> list[TreeColumns | None]:
         """Return the trees of the first num_nodes of the pool, at most max_nodes a sequence."""
+        return self._cut(self.pool.split(num_nodes), max_nodes)
+
+    def _cut(self, split: list[list[int]], max_nodes: int) -> list[TreeColumns | None]:
         out: list[TreeColumns | None] = []
-        for one, chosen in zip(self.merged, self.pool.split(num_nodes), strict=True):
+        for one, chosen in zip(self.merged, split, strict=True):
             nodes = chosen[:max_nodes]
             if nodes and not one.is_chain:
                 nodes = in_line(one.tree, nodes)
