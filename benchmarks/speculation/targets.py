@@ -68,7 +68,7 @@ class Recipe:
 
 CREDIT_RECIPE = Recipe("credit", lora_rank=8, epochs=5, learning_rate=4e-3)
 DEEP_RECIPE = Recipe("credit-deep", lora_rank=0, epochs=2, learning_rate=1e-3, added_blocks=3)
-MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1.5e-3)
+MIXED_RECIPE = Recipe("mixed", lora_rank=0, epochs=1, learning_rate=1e-3, added_blocks=3)
 # Rows of each workload in the mixture: by what a row costs and by how soon the model has the form.
 MIXED_ROWS = {
     "context_qa": 400,

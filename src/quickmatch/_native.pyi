@@ -64,6 +64,9 @@ class Decoder:
         aux: int,
     ) -> list[int]: ...
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None: ...
+    def evict(
+        self, sources: Sequence[int], targets: Sequence[int], *, num_first: int, num_last: int
+    ) -> None: ...
 
 class Head:
     def __init__(

@@ -11,6 +11,7 @@ import pytest
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
+from quickmatch.engine.eviction import KVLimit
 from quickmatch.engine.sequence import Sequence
 from quickmatch.engine.speculation.speculator import Speculator
 from quickmatch.engine.speculation.tree import DraftTree, Source
@@ -75,6 +76,7 @@ class Walk:
             max_model_len=rng.choice([24, 40, 90]),
             vocab_size=rng.choice([7, 53]),
         )
+        self.runner.kv_limit = self._limit() if seed % 3 == 0 else None
         self.config = EngineConfig(
             model="fake",
             max_num_seqs=rng.choice([1, 4, 8]),
@@ -88,6 +90,14 @@ class Walk:
         self.versions: dict[str, str] = {}  # adapter that takes requests -> content
         self.num_loads = 0
         self.heads = [[rng.randrange(1, 7) for _ in range(30)] for _ in range(3)]
+
+    def _limit(self) -> KVLimit | None:
+        """Return a limit on a sequence's KV, if one fits."""
+        size, num_blocks = self.runner.block_size, self.rng.choice([2, 3, 8])
+        if num_blocks > self.runner.num_blocks:
+            return None
+        num_kept = (num_blocks - 1) * size
+        return KVLimit(num_blocks * size, num_kept, 1, min(2, num_kept - 1))
 
     def move(self) -> None:
         moves = [self.arrive, self.step, self.cancel, self.load, self.unload]
@@ -193,7 +203,7 @@ def test_walk(seed: int) -> None:
 
 def test_the_walks_see_what_they_are_for() -> None:
     """Preemption, prefix hits, chunks, refusals and every way to end must all have occurred."""
-    num_preempted = num_hits = num_chunks = num_moved = 0
+    num_preempted = num_hits = num_chunks = num_moved = num_evicted = 0
     ends: set[str | None] = set()
     for seed in range(40):
         walk = Walk(seed)
@@ -204,11 +214,13 @@ def test_the_walks_see_what_they_are_for() -> None:
         num_hits += stats.num_prefix_hit_tokens
         num_chunks += sum(s.sample is None for b in walk.runner.batches for s in b.spans)
         num_moved += walk.runner.num_moved
+        num_evicted += walk.runner.num_evicted
         for asked in walk.asked.values():
             if asked.end is not None:
                 ends.add(asked.end.error_code or asked.end.finish_reason)
     assert num_preempted > 50
     assert num_hits > 200
     assert num_chunks > 50
+    assert num_evicted > 1000
     assert num_moved > 1000  # tokens that a draft had right, behind others that were wrong
     assert ends == {"stop", "length", "cancel", "queue_full", "context_length_exceeded"}

@@ -23,6 +23,7 @@
 
 #include "adapter.hpp"
 #include "attention.hpp"
+#include "eviction.hpp"
 #include "matrix.hpp"
 #include "paged_kv.hpp"
 #include "product.hpp"
@@ -119,6 +120,18 @@ class Decoder {
         const std::vector<std::int32_t> best = pass(step, logits, aux);
         sharing_.end(rows);
         return best;
+    }
+
+    // See ForwardPass.evict.
+    void evict(const Eviction& eviction) {
+        const std::size_t num_heads = shape_.heads.num_kv;
+        team_.set_active(true);
+        team_.share(kv_.size() * num_heads, [&](std::size_t first, std::size_t last) {
+            for (std::size_t i = first; i < last; ++i) {
+                const auto draw = [&](auto& kv) { evict_head(kv, i % num_heads, shape_.heads.dim, eviction); };
+                std::visit(draw, kv_[i / num_heads]);
+            }
+        });
     }
 
     // Copy slots `from` to slots `to`, in every layer; all are read before any is written.

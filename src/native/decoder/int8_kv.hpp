@@ -98,6 +98,11 @@ class Int8KV {
         value_scales_.data()[base + lane] = scales[1];
     }
 
+    // Its direction: the scale is left out.
+    static void key_of(const char* saved, std::size_t head_dim, float* to) {
+        for (std::size_t d = 0; d < head_dim; ++d) to[d] = float(std::uint8_t(saved[d])) - 128.0f;
+    }
+
     // ---- attention: see attention.hpp, and PagedKV
 
     void prepare(const Bf16* from, Query& to) const { round_head(from, head_dim_, to); }

@@ -290,6 +290,12 @@ void bind_decoder(nb::module_& m) {
         .def("move", [](Handle& h, const decoder::Ints& from, const decoder::Ints& to) {
                  h.decoder.move(from, to);
              }, nb::arg("sources"), nb::arg("targets"))
+        .def("evict", [](Handle& h, const decoder::Ints& from, const decoder::Ints& to,
+                         std::size_t num_first, std::size_t num_last) {
+                 nb::gil_scoped_release released;
+                 h.decoder.evict({from, to, num_first, num_last});
+             }, nb::arg("sources"), nb::arg("targets"), nb::kw_only(), nb::arg("num_first"),
+             nb::arg("num_last"))
         .def_prop_ro("num_bytes", [](const Handle& h) { return h.decoder.num_bytes(); });
     using decoder::HeadHandle;
     nb::class_<HeadHandle>(m, "Head")

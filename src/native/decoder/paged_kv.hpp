@@ -117,6 +117,10 @@ class PagedKV {
         write(slot, head, key, key + head_dim_);
     }
 
+    QM_AVX512 static void key_of(const char* saved, std::size_t head_dim, float* to) {
+        widen(reinterpret_cast<const Bf16*>(saved), head_dim, to);
+    }
+
     // ---- attention: see attention.hpp
 
     void prepare(const Bf16* from, Query& to) const { to.from = from; }

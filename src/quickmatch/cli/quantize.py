@@ -53,7 +53,7 @@ def quantize(
 ) -> None:
     """Write a model with its weights in 8 or 4 bits, and measure what that cost.
 
-    Serve the folder like any other; its format, compressed-tensors, is one that vLLM reads too.
+    Serve the folder like any other; its format is that of compressed-tensors.
 
     With --calibrate the rounding keeps what the model makes of such text, which takes minutes.
     """

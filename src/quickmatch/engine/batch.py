@@ -5,7 +5,7 @@ nothing padded. The scheduler builds a `StepBatch` from lists; the runner turns 
 runs the model once and answers with a `StepResult`.
 
 A sequence's span is a whole prompt, a chunk of one, a single token to decode, or such a token
-with a draft tree behind it. The KV of token `i` of a sequence lies in slot
+with a draft tree behind it. The KV of a sequence's `i`-th stored token lies in slot
 `block_table[i // block_size] * block_size + i % block_size`; node `i` of a tree is put where
 token `context_len + 1 + i` would be, and moved to its own place if it is accepted.
 """
@@ -42,7 +42,7 @@ class Span:
 
     start: int  # row of its first token in the flattened batch
     num_tokens: int
-    context_len: int  # tokens of the sequence whose KV is stored before this span
+    context_len: int  # tokens of the sequence whose KV is stored; their number, not a position
     block_table: list[int]
     adapter_row: int  # index into the loaded adapters; -1: base only
     sample: SampleState | None  # None: a chunk that is not the prompt's last; nothing is sampled
@@ -50,6 +50,19 @@ class Span:
     sequence_id: int = -1
     is_watched: bool = False  # heads are told of its rows
     next_token_id: int = -1  # of a chunk that is not the last: the prompt's token after it
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """KV of one sequence to be given up (eviction.py).
+
+    In every layer and head, as many of the tokens in `sources` as there are targets stay.
+    """
+
+    sources: list[int]  # slots of all the sequence's tokens, in order
+    targets: list[int]  # slots that those that stay move to, in order; may overlap sources
+    num_first: int  # leading tokens that stay in any case
+    num_last: int  # and trailing ones
 
 
 @dataclass(slots=True)
@@ -60,6 +73,7 @@ class StepBatch:
     positions: list[int]  # [num_tokens]
     slots: list[int]  # [num_tokens] where each token's KV is written
     spans: list[Span]
+    evictions: list[Eviction] = field(default_factory=list)  # to be done before the tokens run
 
 
 @dataclass(slots=True)

@@ -79,6 +79,14 @@ class BlockAllocator:
         """Return how many of `blocks` count as free now and would not once shared."""
         return sum(block in self._idle for block in blocks)
 
+    def is_private(self, block: int) -> bool:
+        """Whether a block has one holder and nobody else can find it: it may be written over."""
+        return self._ref_counts[block] == 1 and self._digests[block] is None
+
+    def num_last_held(self, blocks: Iterable[int]) -> int:
+        """Return how many of `blocks` would count as free if their holder let go of them."""
+        return sum(self._ref_counts[block] == 1 for block in blocks)
+
     def share(self, block: int) -> None:
         """Add a reference to a block that `find` returned."""
         self._idle.pop(block, None)

@@ -24,6 +24,7 @@ class EngineConfig:
     kv_memory_bytes: int | None = None  # None: kv_memory_fraction of what is free
     kv_memory_fraction: float = 0.3
     kv_cache_dtype: KVCacheDtype = "auto"  # int8: half the memory a token
+    max_kv_tokens: int | None = None  # of one sequence; a longer one gives the rest up
     min_free_memory_bytes: int = 128 << 20  # on the machine; with less, new requests get 503
     max_num_seqs: int = 64  # sequences in one step
     max_num_batched_tokens: int = 1024  # new tokens in one step: the prefill chunk's bound

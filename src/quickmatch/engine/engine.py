@@ -19,6 +19,7 @@ from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepR
 from quickmatch.engine.blocks import BlockAllocator, root_digest
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine_adapters import AdapterRunner, EngineAdapters
+from quickmatch.engine.eviction import KVLimit
 from quickmatch.engine.memory_watch import MemoryWatch
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
@@ -42,6 +43,8 @@ class Runner(DraftRunner, AdapterRunner, Protocol):
     def num_blocks(self) -> int: ...
     @property
     def block_size(self) -> int: ...
+    @property
+    def kv_limit(self) -> KVLimit | None: ...
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
@@ -75,7 +78,9 @@ class Engine:
         self._num_swaps = 0
         self._last_swap_s = 0.0
         self._eos_token_ids = tuple(runner.eos_token_ids)
-        self._max_len = min(runner.max_model_len, runner.num_blocks * runner.block_size)
+        self._max_len = runner.max_model_len
+        if runner.kv_limit is None:
+            self._max_len = min(self._max_len, runner.num_blocks * runner.block_size)
         self._seeds = random.Random(config.seed)
         self._clock = clock
         self._adapters = EngineAdapters(runner)
@@ -86,6 +91,7 @@ class Engine:
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_queue_len=config.max_queue_len,
+            kv_limit=runner.kv_limit,
             clock=clock,
         )
         self.speculator: Speculator | None = None
@@ -235,7 +241,7 @@ class Engine:
             request,
             vocab_size=self.runner.vocab_size,
             max_model_len=self.runner.max_model_len,
-            kv_capacity_tokens=self.runner.num_blocks * self.runner.block_size,
+            kv_capacity_tokens=self._max_len,
         )
         if refusal is None and request.adapter is not None:
             try:
@@ -335,6 +341,7 @@ class Engine:
             num_prefill_tokens=counters.num_prefill_tokens,
             num_decode_tokens=counters.num_decode_tokens,
             num_prefix_hit_tokens=counters.num_prefix_hit_tokens,
+            num_evicted_tokens=counters.num_evicted_tokens,
             num_steps=self.num_steps,
             step_s=step_s,
             rss_bytes=rss_bytes,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Eviction, StepBatch
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
 from quickmatch.engine.quantization.formats import WeightFormat
@@ -63,6 +63,14 @@ class ForwardPass(Protocol):
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy keys and values between slots; all are read before any is written."""
+        ...
+
+    def evict(self, eviction: Eviction) -> None:
+        """Draw a sequence's keys and values together, each layer and head by itself.
+
+        Of the tokens between the first and the last ones those stay whose keys have the least
+        cosine with the mean direction of all the sequence's keys.
+        """
         ...
 
     def put_adapter(self, row: int, layers: LoraLayers) -> None:

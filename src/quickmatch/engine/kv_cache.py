@@ -15,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.batch import Eviction
 from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.eviction import KVLimit
 from quickmatch.engine.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ class KVSize:
     num_blocks: int
     max_model_len: int
     num_bytes: int
+    limit: KVLimit | None = None  # of one sequence, where a context may outgrow it
 
 
 class KVCache:
@@ -67,6 +71,19 @@ class KVCache:
         for layer in self._layers:
             layer.index_copy_(1, targets, layer.index_select(1, sources))
 
+    def evict(self, eviction: Eviction) -> None:
+        """See ForwardPass.evict."""
+        num_kv, device = self._num_kv_heads, self._layers[0].device
+        sources = torch.tensor(eviction.sources, device=device)
+        targets = torch.tensor(eviction.targets, device=device)
+        for layer in self._layers:
+            held = layer.index_select(1, sources)  # [2 * kv_heads, tokens, head_dim]
+            kept = tokens_to_keep(
+                held[:num_kv], len(targets), eviction.num_first, eviction.num_last
+            )
+            picked = kept.repeat(2, 1)[:, :, None].expand(-1, -1, self._head_dim)
+            layer.index_copy_(1, targets, held.gather(1, picked))
+
     def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each [num_kv_heads, num_rows, num_tokens, head_dim], contiguous.
 
@@ -75,6 +92,18 @@ class KVCache:
         picked = self._by_block[layer].index_select(1, block_ids)
         shaped = picked.view(2, self._num_kv_heads, num_rows, -1, self._head_dim)
         return shaped[0], shaped[1]
+
+
+def tokens_to_keep(keys: Tensor, num_kept: int, num_first: int, num_last: int) -> Tensor:
+    """Return the tokens that each head keeps, in order: [kv_heads, num_kept].
+
+    keys: [kv_heads, tokens, head_dim]. Source: KeyDiff (arXiv 2504.15364).
+    """
+    directions = F.normalize(keys.float(), dim=-1)
+    likeness = (directions @ directions.mean(1, keepdim=True).transpose(1, 2)).squeeze(-1)
+    likeness[:, :num_first] = -math.inf
+    likeness[:, keys.shape[1] - num_last :] = -math.inf
+    return likeness.topk(num_kept, dim=1, largest=False).indices.sort(dim=1).values
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -97,7 +126,7 @@ def size_kv_cache(
     A kv_memory_bytes that is set is kept to. Otherwise it is kv_memory_fraction of what is free,
     but no more than max_num_seqs sequences of full length could use. Where the model's own
     context does not fit, it is lowered and the reason is logged; one that was asked for and does
-    not fit is a ConfigError.
+    not fit is a ConfigError. With max_kv_tokens only so much of a sequence has to fit.
     """
     wanted_len = config.max_model_len or model.max_model_len
     if wanted_len > model.max_model_len:
@@ -110,20 +139,35 @@ def size_kv_cache(
         num_scales = model.kv_numbers_per_token // model.head_dim  # one a head, float32
         token_bytes = model.kv_numbers_per_token + 4 * num_scales
     block_bytes = token_bytes * config.block_size
-    blocks_a_sequence = -(-wanted_len // config.block_size)
+    limit = _limit(config, model)
+    longest_held = wanted_len if limit is None else min(wanted_len, limit.num_tokens)
+    blocks_a_sequence = -(-longest_held // config.block_size)
     if config.kv_memory_bytes is not None:
         num_blocks = config.kv_memory_bytes // block_bytes
     else:
         budget = int(free_memory_bytes(device) * config.kv_memory_fraction)
         useful = blocks_a_sequence * config.max_num_seqs
         num_blocks = min(budget // block_bytes, useful)
-    max_model_len = _fitting_len(config, wanted_len, num_blocks * config.block_size)
-    return KVSize(num_blocks, max_model_len, num_blocks * block_bytes)
+    max_model_len = wanted_len
+    if num_blocks < blocks_a_sequence:
+        max_model_len = _fitting_len(config, wanted_len, num_blocks * config.block_size)
+    if limit is not None and limit.num_tokens >= max_model_len:
+        limit = None
+    return KVSize(num_blocks, max_model_len, num_blocks * block_bytes, limit)
+
+
+def _limit(config: EngineConfig, model: ModelConfig) -> KVLimit | None:
+    if config.max_kv_tokens is None:
+        return None
+    if any(window is not None for window in model.windows):
+        raise ConfigError(
+            f"max_kv_tokens is {config.max_kv_tokens}, but this model's attention has a window, "
+            "which bounds what it looks at already; leave max_kv_tokens out"
+        )
+    return KVLimit.of(config.max_kv_tokens, config.block_size)
 
 
 def _fitting_len(config: EngineConfig, wanted_len: int, num_slots: int) -> int:
-    if num_slots >= wanted_len:
-        return wanted_len
     if config.max_model_len is not None or num_slots == 0:
         raise ConfigError(
             f"max_model_len is {wanted_len} but the KV memory holds {num_slots} tokens; "

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Eviction, StepBatch
 from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.loader import read_embedding, read_tensors
 from quickmatch.engine.lora import LoraLayers
@@ -172,6 +172,15 @@ class NativePass:
     def move(self, sources: list[int], targets: list[int]) -> None:
         """See ForwardPass.move."""
         self.decoder.move(sources, targets)
+
+    def evict(self, eviction: Eviction) -> None:
+        """See ForwardPass.evict."""
+        self.decoder.evict(
+            eviction.sources,
+            eviction.targets,
+            num_first=eviction.num_first,
+            num_last=eviction.num_last,
+        )
 
     def put_adapter(self, row: int, layers: LoraLayers) -> None:
         """See ForwardPass.put_adapter."""

@@ -27,7 +27,7 @@ from quickmatch.engine.batch import (
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.folder import resolve_model, weight_files
-from quickmatch.engine.forward_pass import PassSize, make_pass
+from quickmatch.engine.forward_pass import PassOutput, PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.kv_cache import free_memory_bytes, size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
@@ -91,6 +91,7 @@ class ModelRunner:
         self.num_blocks = size.num_blocks
         self.kv_bytes = size.num_bytes
         self.max_model_len = size.max_model_len
+        self.kv_limit = size.limit
         self._size = PassSize(
             num_blocks=size.num_blocks,
             block_size=config.block_size,
@@ -190,7 +191,7 @@ class ModelRunner:
         """
         is_watched = bool(self.drafters) and any(span.is_watched for span in batch.spans)
         aux_layers = self.drafters.aux_layers if is_watched else ()
-        out = self._pass.run(batch, rows_to_sample(batch.spans), aux_layers)
+        out = self._forward(batch, rows_to_sample(batch.spans), aux_layers)
         logits = out.logits
         sampled: list[Sampled | None] = [None] * len(batch.spans)
         if logits is not None:
@@ -207,6 +208,13 @@ class ModelRunner:
         started = time.perf_counter()
         self.drafters.observe(batch, sampled, out.aux)
         return StepResult(sampled, told_s=time.perf_counter() - started)
+
+    def _forward(
+        self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
+    ) -> PassOutput:
+        for eviction in batch.evictions:
+            self._pass.evict(eviction)
+        return self._pass.run(batch, rows, aux_layers)
 
     def _move_accepted(self, batch: StepBatch, sampled: list[Sampled | None]) -> None:
         """Node i lies behind i others; one that was accepted belongs right behind its parent."""
@@ -225,7 +233,7 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, batch: StepBatch) -> torch.Tensor | None:
         """Run the model and return the logits [num_sampled, vocab]; None if no span samples."""
-        logits = self._pass.run(batch, rows_to_sample(batch.spans)).logits
+        logits = self._forward(batch, rows_to_sample(batch.spans)).logits
         return None if logits is None else logits.clone()
 
     @torch.inference_mode()
@@ -238,7 +246,7 @@ class ModelRunner:
         [num_tokens, len(aux_layers) * hidden]; of `rows` the target's logits [len(rows), vocab];
         both in the model's dtype.
         """
-        out = self._pass.run(batch, rows, aux_layers)
+        out = self._forward(batch, rows, aux_layers)
         assert out.logits is not None
         return torch.cat(out.aux, dim=-1), out.logits.clone()
 

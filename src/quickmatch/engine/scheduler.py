@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from quickmatch.core.clock import Clock, monotonic
 from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.blocks import BlockAllocator
+from quickmatch.engine.eviction import KVLimit
+from quickmatch.engine.prefixes import Prefixes
 from quickmatch.engine.sequence import Sequence, SequenceState
 from quickmatch.engine.speculation.tree import DraftTree
 
@@ -51,6 +53,7 @@ class Counters:
     num_prefill_tokens: int = 0
     num_decode_tokens: int = 0
     num_prefix_hit_tokens: int = 0
+    num_evicted_tokens: int = 0
 
 
 class Scheduler:
@@ -63,6 +66,7 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_queue_len: int,
+        kv_limit: KVLimit | None = None,
         clock: Clock = monotonic,
     ) -> None:
         self.blocks = blocks
@@ -70,10 +74,11 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self._live: dict[str, Sequence] = {}
-        self._promised: set[bytes] = set()  # digests of blocks that running prompts will publish
+        self._prefixes = Prefixes(blocks)
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_num_live = max_num_seqs + max_queue_len
+        self._kv_limit = kv_limit
         self._clock = clock
         self._is_frugal = False
 
@@ -139,6 +144,8 @@ class Scheduler:
         drafts: by the id of a decoding sequence; one that does not fit is cut.
         """
         step = Step()
+        if self._kv_limit is not None:
+            self._evict(step, self._kv_limit)
         budget, prefills = self._schedule_decodes(step, drafts or {})
         for sequence in prefills:
             budget -= self._add_span(step, sequence, budget)
@@ -147,6 +154,22 @@ class Scheduler:
                 break
             budget -= self._add_span(step, self.running[-1], budget)
         return step
+
+    def _evict(self, step: Step, limit: KVLimit) -> None:
+        """Make place in every running sequence that holds as much KV as it may."""
+        for sequence in tuple(self.running):
+            if sequence.state is not SequenceState.RUNNING or limit.room(sequence) > 0:
+                continue
+            self._prefixes.take_back(sequence)
+            sequence.is_watched = False  # heads store theirs by position
+            while (eviction := limit.evict(sequence, self.blocks)) is None:
+                newest = self.running[-1]
+                self._preempt(newest)
+                if newest is sequence:
+                    break
+            else:
+                step.batch.evictions.append(eviction)
+                self.counters.num_evicted_tokens += limit.num_tokens - limit.num_kept
 
     def _schedule_decodes(
         self, step: Step, drafts: Mapping[int, DraftTree]
@@ -181,11 +204,14 @@ class Scheduler:
         Takes no block that a running sequence could need for its next token.
         """
         size = self.blocks.block_size
-        wanted = sequence.num_computed_tokens + 1 + num_tokens
+        before = sequence.num_stored_tokens + 1
+        wanted = before + num_tokens
+        if self._kv_limit is not None:
+            wanted = min(wanted, self._kv_limit.num_tokens)
         table = sequence.block_table
         while len(table) * size < wanted and self.blocks.num_free > len(self.running):
             table.append(self.blocks.allocate())
-        return max(0, min(wanted, len(table) * size) - sequence.num_computed_tokens - 1)
+        return max(0, min(wanted, len(table) * size) - before)
 
     def _add_draft(self, step: Step, sequence: Sequence, tree: DraftTree, budget: int) -> int:
         """Append the last token with as much of the tree as fits; return the number of rows."""
@@ -196,13 +222,14 @@ class Scheduler:
         if num_nodes < len(tree.token_ids):
             tree = tree.keep(range(num_nodes))
         start, batch = sequence.num_computed_tokens, step.batch
+        first = sequence.num_stored_tokens
         table, size = sequence.block_table, self.blocks.block_size
         step.sequences.append(sequence)
         batch.spans.append(
             Span(
                 start=len(batch.token_ids),
                 num_tokens=1 + num_nodes,
-                context_len=start,
+                context_len=first,
                 block_table=table,
                 adapter_row=sequence.adapter_row,
                 sample=sequence.sample,
@@ -216,13 +243,13 @@ class Scheduler:
         for parent in tree.parents:
             positions.append(positions[parent + 1] + 1)
         batch.positions += positions
-        places = range(start, start + 1 + num_nodes)
+        places = range(first, first + 1 + num_nodes)
         batch.slots += [table[p // size] * size + p % size for p in places]
         return 1 + num_nodes
 
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for the next token's KV, preempting the newest; False if that is itself."""
-        if sequence.num_computed_tokens < len(sequence.block_table) * self.blocks.block_size:
+        if sequence.num_stored_tokens < len(sequence.block_table) * self.blocks.block_size:
             return True
         while not self.blocks.num_free:
             newest = self.running[-1]
@@ -241,10 +268,11 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start the queue's head if its blocks are there, one to spare for each that runs."""
-        shared = self._find_prefix(sequence)
+        num_places = self._num_places(sequence)
+        shared = self._prefixes.find(sequence, num_places)
         if shared is None:
             return False
-        num_fresh = self.blocks.blocks_for(sequence.num_tokens) - len(shared)
+        num_fresh = self.blocks.blocks_for(num_places) - len(shared)
         num_free = self.blocks.num_free - self.blocks.num_idle(shared)
         if num_fresh + len(self.running) > num_free:
             return False
@@ -253,7 +281,7 @@ class Scheduler:
         sequence.block_table = shared + [self.blocks.allocate() for _ in range(num_fresh)]
         sequence.num_computed_tokens = len(shared) * self.blocks.block_size
         sequence.num_published_blocks = len(shared)
-        self._promise(sequence)
+        self._prefixes.promise(sequence, num_places)
         sequence.state = SequenceState.RUNNING
         self.waiting.popleft()
         self.running.append(sequence)
@@ -263,33 +291,17 @@ class Scheduler:
             self.counters.num_prefix_hit_tokens += sequence.num_computed_tokens
         return True
 
-    def _find_prefix(self, sequence: Sequence) -> list[int] | None:
-        """Return the published blocks it begins with; None if one more is worth waiting for.
-
-        Its last token's block is never among them: that token has to be run.
-        """
-        block_size = self.blocks.block_size
-        shared: list[int] = []
-        for index in range((sequence.num_tokens - 1) // block_size):
-            digest = sequence.digest(index, block_size)
-            block = self.blocks.find(digest)
-            if block is None:
-                return None if digest in self._promised else shared
-            shared.append(block)
-        return shared
-
-    def _promise(self, sequence: Sequence) -> None:
-        """Announce the full blocks that its prefill is going to publish."""
-        if self.blocks.prefix_caching:
-            size = self.blocks.block_size
-            sequence.num_promised_blocks = sequence.num_tokens // size
-            for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):
-                self._promised.add(sequence.digest(index, size))
+    def _num_places(self, sequence: Sequence) -> int:
+        """Return for how many tokens a sequence needs blocks, as far as it is known."""
+        limit = self._kv_limit
+        return sequence.num_tokens if limit is None else limit.num_known(sequence)
 
     def _add_span(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Append the sequence's next tokens, at most `budget`; return how many."""
-        start = sequence.num_computed_tokens
+        start, first = sequence.num_computed_tokens, sequence.num_stored_tokens
         num_tokens = min(sequence.num_new_tokens, budget)
+        if self._kv_limit is not None:
+            num_tokens = min(num_tokens, self._kv_limit.room(sequence))
         if num_tokens <= 0:
             return 0
         is_last_chunk = num_tokens == sequence.num_new_tokens
@@ -299,7 +311,7 @@ class Scheduler:
             Span(
                 start=len(batch.token_ids),
                 num_tokens=num_tokens,
-                context_len=start,
+                context_len=first,
                 block_table=table,
                 adapter_row=sequence.adapter_row,
                 sample=sequence.sample if is_last_chunk else None,
@@ -311,12 +323,12 @@ class Scheduler:
         if num_tokens == 1:  # the common case, decoding, without slices and generators
             batch.token_ids.append(sequence.token_ids[start])
             batch.positions.append(start)
-            batch.slots.append(table[start // size] * size + start % size)
+            batch.slots.append(table[first // size] * size + first % size)
             return 1
-        positions = range(start, start + num_tokens)
         batch.token_ids.extend(sequence.token_ids[start : start + num_tokens])
-        batch.positions.extend(positions)
-        batch.slots.extend([table[p // size] * size + p % size for p in positions])
+        batch.positions.extend(range(start, start + num_tokens))
+        places = range(first, first + num_tokens)
+        batch.slots.extend([table[p // size] * size + p % size for p in places])
         return num_tokens
 
     # ---- after a step
@@ -331,20 +343,14 @@ class Scheduler:
         else:
             self.counters.num_prefill_tokens += num_tokens
         sequence.num_computed_tokens += num_tokens
-        size = self.blocks.block_size
-        for index in range(sequence.num_published_blocks, sequence.num_computed_tokens // size):
-            digest = sequence.digest(index, size)
-            self.blocks.publish(sequence.block_table[index], digest)
-            self._promised.discard(digest)
-            sequence.num_published_blocks = index + 1
-        needed = self.blocks.blocks_for(sequence.num_tokens)
+        self._prefixes.publish(sequence)
+        needed = self.blocks.blocks_for(self._num_places(sequence))
         if len(sequence.block_table) > needed:
             self.blocks.release(sequence.block_table[needed:])
             del sequence.block_table[needed:]
 
     def _release(self, sequence: Sequence) -> None:
-        for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):
-            self._promised.discard(sequence.digests[index])
+        self._prefixes.take_back(sequence)
         self.blocks.release(sequence.block_table)
         sequence.forget_kv()
 
@@ -357,17 +363,12 @@ class Scheduler:
         arrivals = [s.arrival_s for s in order]
         assert arrivals == sorted(arrivals), "a newer sequence is before an older one"
         assert len(self.running) <= self._max_num_seqs, "too many sequences run"
-        promised = {
-            digest
-            for s in self.running
-            for digest in s.digests[s.num_published_blocks : s.num_promised_blocks]
-        }
-        assert self._promised <= promised, "a block is promised by nobody"
+        self._prefixes.check_integrity(self.running)
         for sequence in self.waiting:
             assert sequence.state is SequenceState.WAITING, f"{sequence.request_id} waits wrongly"
             assert not sequence.block_table, f"{sequence.request_id} waits and holds blocks"
         for sequence in self.running:
             room = len(sequence.block_table) * self.blocks.block_size
             assert sequence.state is SequenceState.RUNNING, f"{sequence.request_id} runs wrongly"
-            assert sequence.num_computed_tokens <= room, f"{sequence.request_id} overflows"
+            assert sequence.num_stored_tokens <= room, f"{sequence.request_id} overflows"
             assert sequence.num_new_tokens >= 1, f"{sequence.request_id} has nothing to run"

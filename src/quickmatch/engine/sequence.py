@@ -4,7 +4,8 @@ Owns: the token ids, the block table, how far the KV is computed, and the sample
 not know the other sequences, the allocator or the model.
 
 Invariant: `token_ids` is the prompt followed by `sample.output_token_ids`; the KV of the first
-`num_computed_tokens` of them is stored; `digests[i]` names the content of the i-th full block.
+`num_computed_tokens` of them has been computed, and all is stored but what was given up
+(eviction.py); `digests[i]` names the content of the i-th full block.
 Tokens are only ever appended, so a digest once made stays right through any preemption.
 """
 
@@ -44,6 +45,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     num_computed_tokens: int = 0
+    num_evicted_tokens: int = 0  # of these, those whose KV was given up
     num_published_blocks: int = 0  # leading blocks that other sequences may share
     num_promised_blocks: int = 0  # leading blocks that will be published once its prompt is through
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache at first admission
@@ -53,6 +55,11 @@ class Sequence:
     def num_tokens(self) -> int:
         """Prompt and output together."""
         return len(self.token_ids)
+
+    @property
+    def num_stored_tokens(self) -> int:
+        """Tokens whose KV is held; the next one's place in the block table."""
+        return self.num_computed_tokens - self.num_evicted_tokens
 
     @property
     def num_new_tokens(self) -> int:
@@ -81,5 +88,6 @@ class Sequence:
         """Back to nothing computed; the tokens and their digests stay."""
         self.block_table.clear()
         self.num_computed_tokens = 0
+        self.num_evicted_tokens = 0
         self.num_published_blocks = 0
         self.num_promised_blocks = 0

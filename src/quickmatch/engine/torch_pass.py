@@ -10,7 +10,7 @@ import torch
 
 from quickmatch.engine.adapter_steps import AdapterSteps
 from quickmatch.engine.attention import TorchAttention
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Eviction, StepBatch
 from quickmatch.engine.decoder import Decoder
 from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.inputs import make_inputs
@@ -69,6 +69,10 @@ class TorchPass:
         """See ForwardPass.move."""
         moves = torch.tensor([sources, targets], device=self._device)
         self._cache.move(moves[0], moves[1])
+
+    def evict(self, eviction: Eviction) -> None:
+        """See ForwardPass.evict."""
+        self._cache.evict(eviction)
 
     def put_adapter(self, row: int, layers: LoraLayers) -> None:
         """See ForwardPass.put_adapter."""

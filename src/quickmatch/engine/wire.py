@@ -177,6 +177,7 @@ class Stats(Message, frozen=True, kw_only=True):
     num_prefill_tokens: int  # since start
     num_decode_tokens: int  # since start
     num_prefix_hit_tokens: int  # since start
+    num_evicted_tokens: int  # since start; of sequences that outgrew max_kv_tokens
     num_steps: int
     step_s: float  # mean over the last period
     rss_bytes: int

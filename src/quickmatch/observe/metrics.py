@@ -30,6 +30,7 @@ _ENGINE_GAUGES = (
     ("engine_prefill_tokens", "Prompt tokens computed since start.", "num_prefill_tokens"),
     ("engine_decode_tokens", "Tokens decoded since start.", "num_decode_tokens"),
     ("engine_prefix_hit_tokens", "Prompt tokens reused since start.", "num_prefix_hit_tokens"),
+    ("engine_kv_evicted_tokens", "KV given up since start, tokens.", "num_evicted_tokens"),
     ("engine_steps", "Steps since start.", "num_steps"),
     ("engine_step_seconds", "Mean step over the last period.", "step_s"),
     ("engine_resident_memory_bytes", "Resident memory of the engine process.", "rss_bytes"),

@@ -10,7 +10,15 @@ from typing import Any, ClassVar
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
-from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
+from quickmatch.engine.batch import (
+    Eviction,
+    Sampled,
+    SampleState,
+    Span,
+    StepBatch,
+    StepResult,
+)
+from quickmatch.engine.eviction import KVLimit
 
 Entry = tuple[int, int, str]  # token id, position, adapter load
 
@@ -28,6 +36,14 @@ def choose(entries: list[Entry], sample: SampleState, vocab_size: int, num_draft
         salt += 1
 
 
+def keep(entries: list[Entry], limit: KVLimit) -> list[Entry]:
+    """What a sequence that is full goes on with: an order that only the entries decide."""
+    first, last = limit.num_first, len(entries) - limit.num_last
+    middle = sorted(entries[first:last], key=lambda e: blake2b(repr(e).encode()).digest())
+    chosen = middle[: limit.num_kept - limit.num_first - limit.num_last]
+    return [*entries[:first], *sorted(chosen, key=lambda e: e[1]), *entries[last:]]
+
+
 class FakeRunner:
     """Implements `engine.Runner`."""
 
@@ -40,7 +56,9 @@ class FakeRunner:
         vocab_size: int = 53,
         eos_token_ids: tuple[int, ...] = (0,),
         max_adapters: int = 8,
+        kv_limit: KVLimit | None = None,
     ) -> None:
+        self.kv_limit = kv_limit
         self.max_adapters = max_adapters
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -49,6 +67,7 @@ class FakeRunner:
         self.eos_token_ids = eos_token_ids
         self.free_bytes = 1 << 40  # of the machine
         self.batches: list[StepBatch] = []
+        self.num_evicted = 0
         self.num_moved = 0  # accepted nodes that did not lie in their places
         self.missing = {"missing"}  # paths of adapters that are not there
         self.loaded: dict[str, int] = {}  # adapter id -> row
@@ -63,6 +82,8 @@ class FakeRunner:
         assert len(batch.token_ids) == len(batch.positions) == len(batch.slots)
         assert len(set(batch.slots)) == len(batch.slots), "two tokens write one slot"
         self.batches.append(batch)
+        for eviction in batch.evictions:
+            self._evict(eviction)
         row = 0
         for span in batch.spans:
             assert span.start == row
@@ -71,12 +92,24 @@ class FakeRunner:
         assert row == len(batch.token_ids)
         return StepResult([self._sample(span) for span in batch.spans])
 
+    def _evict(self, eviction: Eviction) -> None:
+        limit = self.kv_limit
+        assert limit is not None
+        assert (len(eviction.sources), len(eviction.targets)) == (limit.num_tokens, limit.num_kept)
+        held = [self._slots[slot] for slot in eviction.sources]
+        kept = keep([entry for entry in held if entry is not None], limit)
+        self.num_evicted += len(held) - len(kept)
+        for slot, entry in zip(eviction.targets, kept, strict=True):
+            self._slots[slot] = entry
+
     def _write(self, batch: StepBatch, span: Span) -> None:
         depths = range(span.num_tokens) if span.tree is None else [0, *span.tree.depths()]
+        num_evicted = batch.positions[span.start] - span.context_len
+        assert num_evicted == 0 or self.kv_limit is not None
         for i, depth in enumerate(depths):
             position = batch.positions[span.start + i]
             slot = batch.slots[span.start + i]
-            assert position == span.context_len + depth
+            assert position == num_evicted + span.context_len + depth
             assert slot == self._slot(span, span.context_len + i)
             content = self._loads[span.adapter_row]
             self._slots[slot] = (batch.token_ids[span.start + i], position, content)
@@ -160,12 +193,20 @@ class FakeRunner:
         sample = SampleState(
             params, params.seed, prompt, eos_token_ids=(*eos, *params.stop_token_ids)
         )
-        limit = min(self.max_model_len, self.num_blocks * self.block_size)
+        limit = self.max_model_len
+        if self.kv_limit is None:
+            limit = min(limit, self.num_blocks * self.block_size)
         if params.max_tokens is not None:
             limit = len(prompt) + params.max_tokens
         tokens = list(prompt)
+        entries: list[Entry] = []
+        num_run = 0
         while True:
-            entries = [(token, i, content) for i, token in enumerate(tokens)]
+            while num_run < len(tokens):
+                if self.kv_limit is not None and len(entries) == self.kv_limit.num_tokens:
+                    entries = keep(entries, self.kv_limit)
+                entries.append((tokens[num_run], num_run, content))
+                num_run += 1
             token_id = choose(entries, sample, self.vocab_size)
             tokens.append(token_id)
             sample.output_token_ids.append(token_id)

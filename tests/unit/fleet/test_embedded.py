@@ -308,8 +308,8 @@ async def test_info_tells_what_the_engine_told(started: Started) -> None:
     assert started.backend.info["max_model_len"] == 32
     started.engines[0].stats = Stats(
         num_running=1, num_waiting=0, num_blocks_used=2, num_blocks=9, num_preempted=0,
-        num_prefill_tokens=0, num_decode_tokens=0, num_prefix_hit_tokens=0, num_steps=0,
-        step_s=0.0, rss_bytes=1,
+        num_prefill_tokens=0, num_decode_tokens=0, num_prefix_hit_tokens=0, num_evicted_tokens=0,
+        num_steps=0, step_s=0.0, rss_bytes=1,
     )  # fmt: skip
     stats = started.backend.info["stats"]
     assert (stats["num_running"], stats["speculation"]) == (1, None)

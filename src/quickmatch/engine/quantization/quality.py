@@ -1,4 +1,4 @@
-"""What few bits cost: a model and its quantized self side by side on the same text.
+"""What fewer bits or less KV cost: a model served in two ways, side by side on the same text.
 
 Owns the measure. Both run as they are served, one after the other so that one is in memory at a
 time: the same pass, the same kernels. Of every token but a text's first, the two say which token
@@ -6,7 +6,8 @@ they hold likeliest and how likely the text's own is. Knows no text, only token 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
-from quickmatch.engine.batch import Span, StepBatch
+from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.batch import SampleState
+from quickmatch.engine.blocks import BlockAllocator
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.scheduler import Scheduler
+from quickmatch.engine.sequence import Sequence
 
 Progress = Callable[[int, int], None]  # tokens done, of so many
 _CHUNK_TOKENS = 128  # whose logits are held at once
@@ -38,7 +43,7 @@ class Quality:
 def compare(
     reference: EngineConfig,
     quantized: EngineConfig,
-    sequences: Sequence[Sequence[int]],
+    sequences: abc.Sequence[abc.Sequence[int]],
     *,
     progress: Progress | None = None,
 ) -> Quality:
@@ -89,15 +94,15 @@ def _measure(
     length = max(_LEAST_LEN, *map(len, texts))
     runner = ModelRunner(replace(config, max_model_len=length, max_num_seqs=1))
     measured = _Measured([], 0.0)
-    for ids in texts:
+    for number, ids in enumerate(texts):
         found = []
-        for start in range(0, len(ids) - 1, _CHUNK_TOKENS):
-            end = min(start + _CHUNK_TOKENS, len(ids) - 1)  # nothing follows the last
-            logits = _logits(runner, ids, start, end).float()
-            own = torch.tensor(ids[start + 1 : end + 1], device=logits.device)
+        for start, logits in _chunks(runner, number, ids):
+            wanted = ids[start + 1 : start + 1 + len(logits)]  # nothing follows the last token
+            own = torch.tensor(wanted, dtype=torch.int64, device=logits.device)
+            logits = logits[: len(wanted)].float()
             measured.loss += float(F.cross_entropy(logits, own, reduction="sum"))
             found.append(logits.argmax(-1).cpu())
-            advance(end - start)
+            advance(len(wanted))
         measured.best.append(torch.cat(found))
     return measured
 
@@ -106,12 +111,30 @@ def _context(config: EngineConfig) -> int:
     return read_model_config(resolve_model(config.model)).max_model_len
 
 
-def _logits(runner: ModelRunner, ids: list[int], start: int, end: int) -> Tensor:
-    """Return the logits after each of the tokens start..end: [end - start, vocab]."""
-    size = runner.block_size
-    slots = list(range(start, end))  # the text lies in the first blocks, in order
-    blocks = list(range(-(-end // size)))
-    span = Span(0, end - start, start, blocks, -1, None)
-    batch = StepBatch(ids[start:end], slots, slots, [span])
-    # Every row is asked for, as a head's training does; the hidden states are not used.
-    return runner.features(batch, (0,), list(range(end - start)))[1]
+def _chunks(runner: ModelRunner, number: int, ids: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Run a text in chunks, as a prompt is served; yield the first token's place and the logits.
+
+    Logits: [tokens of the chunk, vocab].
+    """
+    scheduler = Scheduler(
+        BlockAllocator(runner.num_blocks, runner.block_size, prefix_caching=False),
+        max_num_seqs=1,
+        max_num_batched_tokens=_CHUNK_TOKENS,
+        max_queue_len=1,
+        kv_limit=runner.kv_limit,
+    )
+    sequence = Sequence(
+        request_id=str(number),
+        token_ids=ids,
+        sample=SampleState(SamplingParams(), 0, ids),
+        max_len=len(ids),
+        root=b"",
+        arrival_s=0.0,
+    )
+    scheduler.add(sequence)
+    while sequence.num_new_tokens:
+        start = sequence.num_computed_tokens
+        batch = scheduler.schedule().batch
+        # Every row is asked for, as a head's training does; the hidden states are not used.
+        yield start, runner.features(batch, (0,), list(range(len(batch.token_ids))))[1]
+        scheduler.advance(sequence, len(batch.token_ids))

@@ -186,7 +186,9 @@ class Speculator:
         able = [
             i
             for i, s in enumerate(sequences)
-            if _room(s) and self._runner.can_draft(s.adapter_row, is_watched=s.is_watched)
+            if _room(s)
+            and not s.num_evicted_tokens  # the drafters keep theirs in the same places
+            and self._runner.can_draft(s.adapter_row, is_watched=s.is_watched)
         ]
         if not able:
             return
