@@ -65,7 +65,7 @@ def runner_and_merged(
     }
     runner = make_runner(folder)
     for name, path in paths.items():
-        runner.load_adapter(name, str(path))
+        runner.put_adapter(name, runner.read_adapter(str(path)))
     return runner, merged
 
 
@@ -112,8 +112,8 @@ def test_hot_load_and_unload_between_steps(made: Made, tmp_path: Path) -> None:
     base, folder = made("qwen2")
     merged = {n: make_adapter("qwen2", tmp_path / n, seed=i) for i, n in enumerate("xyz")}
     runner = make_runner(folder)
-    runner.load_adapter("x@1", str(tmp_path / "x"))
-    runner.load_adapter("y@1", str(tmp_path / "y"))
+    runner.put_adapter("x@1", runner.read_adapter(str(tmp_path / "x")))
+    runner.put_adapter("y@1", runner.read_adapter(str(tmp_path / "y")))
     driver = Driver(runner)
     first = [
         driver.start(prompt_of(11), max_len=80),
@@ -122,7 +122,7 @@ def test_hot_load_and_unload_between_steps(made: Made, tmp_path: Path) -> None:
     for _ in range(10):
         driver.step(first)
     runner.unload_adapter("y@1")
-    detail = runner.load_adapter("z@1", str(tmp_path / "z"))
+    detail = runner.put_adapter("z@1", runner.read_adapter(str(tmp_path / "z")))
     assert detail["rank"] == 4
     assert runner.adapters == ["x@1", "z@1"]
     last = driver.start(prompt_of(13), max_len=80, adapter="z@1")

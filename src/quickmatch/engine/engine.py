@@ -178,9 +178,20 @@ class Engine:
 
     # ---- adapters
 
-    def load_adapter(self, adapter: str, path: str) -> dict[str, Any]:
-        """Load an adapter now; requests may name it from here on. Raises ConfigError."""
-        return self._adapters.load(adapter, path)
+    def load_adapter(self, adapter: str, path: str, weights: Any = None) -> dict[str, Any]:
+        """Load an adapter now; requests may name it from here on. Raises ConfigError.
+
+        weights: what the runner has read of it, if it has.
+        """
+        return self._adapters.load(adapter, path, weights)
+
+    def adapter_to_read(self, adapter: str | None) -> str | None:
+        """Return the folder of an adapter whose weights only the disk has; None: no need."""
+        return None if adapter is None else self._adapters.path_to_read(adapter)
+
+    def take_in_adapter(self, adapter: str, path: str, weights: Any) -> None:
+        """Bring to memory what the runner has read of a loaded adapter. Raises ConfigError."""
+        self._adapters.take_in(adapter, path, weights)
 
     def unload_adapter(self, adapter: str) -> dict[str, Any]:
         """Refuse new requests for it; forget it once those in flight are done.

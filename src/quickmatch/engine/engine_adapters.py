@@ -21,8 +21,11 @@ class AdapterRunner(Protocol):
     def num_adapters(self) -> int:
         """Adapters in memory."""
 
-    def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
-        """Load an adapter; return what is worth telling. Raises ConfigError."""
+    def read_adapter(self, path: str) -> Any:
+        """Read an adapter, changing nothing; in any thread. Raises ConfigError."""
+
+    def put_adapter(self, adapter_id: str, adapter: Any) -> dict[str, Any]:
+        """Let sequences use an adapter that was read; return what is worth telling."""
 
     def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:
         """Forget an adapter, its head too unless it is to come back.
@@ -58,15 +61,20 @@ class EngineAdapters:
 
     # ---- comings and goings
 
-    def load(self, adapter: str, path: str) -> dict[str, Any]:
-        """Load an adapter; sequences may take it from here on. Raises ConfigError."""
+    def load(self, adapter: str, path: str, weights: Any = None) -> dict[str, Any]:
+        """Load an adapter; sequences may take it from here on. Raises ConfigError.
+
+        weights: what the runner has read of it; None: it is read now.
+        """
         if adapter in self._leases:
             raise ConfigError(
                 f"adapter {adapter!r} is loaded already, or still held by requests in flight; "
                 "load the new weights under a new version"
             )
+        if weights is None:
+            weights = self._runner.read_adapter(path)
         self._make_room()
-        detail = self._runner.load_adapter(adapter, path)
+        detail = self._runner.put_adapter(adapter, weights)
         self._leases.opened(adapter, path)
         return detail
 
@@ -85,10 +93,19 @@ class EngineAdapters:
 
     def bring_to_memory(self, adapter: str) -> None:
         """Read an adapter's weights again if others took their place. Raises QuickmatchError."""
-        path = self._leases.path_to_read(adapter)
+        path = self.path_to_read(adapter)
         if path is not None:
+            self.take_in(adapter, path, self._runner.read_adapter(path))
+
+    def path_to_read(self, adapter: str) -> str | None:
+        """Return the folder of an adapter that only the disk has; None: no need, or unknown."""
+        return self._leases.path_to_read(adapter) if self.is_available(adapter) else None
+
+    def take_in(self, adapter: str, path: str, weights: Any) -> None:
+        """Bring to memory what was read from a path, if it is still wanted from there."""
+        if self.path_to_read(adapter) == path:
             self._make_room()
-            self._runner.load_adapter(adapter, path)
+            self._runner.put_adapter(adapter, weights)
             self._leases.set_in_memory(adapter, is_in_memory=True)
 
     def _make_room(self) -> None:

@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from quickmatch.engine.engine import Engine
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.parent import is_orphan, tie_to_parent
+from quickmatch.engine.reader import Reader
 from quickmatch.engine.wire import (
     Cancel,
     Command,
@@ -44,13 +45,16 @@ from quickmatch.engine.wire import (
     Ready,
     Remember,
     Shutdown,
+    Tokens,
     UnloadAdapter,
     UnloadDraft,
 )
 
 HEARTBEAT_S = 1.0  # between two Stats while idle
 BUSY_STATS_S = 0.25  # while busy
-READING_POLL_S = 0.005  # while idle and a head is being read
+READING_POLL_S = 0.005  # while idle and something is being read
+
+Change = LoadAdapter | UnloadAdapter | LoadDraft | UnloadDraft
 
 log = logging.getLogger("quickmatch.engine")
 
@@ -71,9 +75,8 @@ class EngineLoop:
         self._channel = channel
         self._parent_pid = parent_pid
         self._outbox: list[Event] = []
-        # Heads are read beside the steps, so that no stream waits for a disk.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="draft-reader")
-        self._reading: dict[LoadDraft, Future[Any]] = {}
+        self._reader = Reader()
+        self._fetching: dict[str, list[Generate]] = {}  # by adapter: requests that wait for it
         self._is_stopping = False
         self._stats_at = 0.0  # monotonic time of the last Stats
         self._steps_at_stats = 0
@@ -83,7 +86,7 @@ class EngineLoop:
         """Serve until told to stop; return the exit status."""
         while not self._is_stopping:
             self._take_commands()
-            self._swap_drafts()
+            self._reader.finish()
             if self._engine.has_work and not self._step():
                 return 1
             self._send_stats_if_due()
@@ -95,7 +98,7 @@ class EngineLoop:
         timeout_s = 0.0
         if not self._engine.has_work:
             timeout_s = max(0.0, self._stats_at + HEARTBEAT_S - monotonic())
-            if self._reading:
+            if self._reader.is_busy:
                 timeout_s = min(timeout_s, READING_POLL_S)
         for command in self._channel.receive(timeout_s):
             self._obey(command)
@@ -103,60 +106,86 @@ class EngineLoop:
     def _obey(self, command: Command) -> None:
         match command:
             case Generate():
-                final = self._engine.add(command)
+                final = None if self._fetch(command) else self._engine.add(command)
             case Cancel(request_id=request_id):
-                final = self._engine.cancel(request_id)
+                final = self._forget(request_id) or self._engine.cancel(request_id)
             case Shutdown():
                 self._is_stopping = True
                 return
             case Remember(tenant=tenant, adapter=adapter, outputs=outputs):
                 self._engine.remember(tenant, adapter, outputs)
                 return
-            case LoadDraft(path=path):
-                self._reading[command] = self._reader.submit(self._engine.runner.read_draft, path)
-                return
-            case LoadAdapter() | UnloadAdapter() | UnloadDraft():
-                self._answer(command, partial(self._change, command))
+            case LoadDraft() | LoadAdapter() | UnloadAdapter() | UnloadDraft():
+                self._reader.start(partial(self._read_for, command), partial(self._take, command))
                 return
         if final is not None:
             self._outbox.append(final)
 
-    def _swap_drafts(self) -> None:
-        """Put the heads to work that have been read meanwhile."""
-        for command, reading in list(self._reading.items()):
-            if reading.done():
-                del self._reading[command]
-                self._answer(command, partial(self._swap, command, reading))
+    # ---- adapters and heads
 
-    def _swap(self, command: LoadDraft, reading: Future[Any]) -> dict[str, Any]:
-        return self._engine.swap_draft(command.adapter, command.draft, reading.result())
-
-    def _change(self, command: LoadAdapter | UnloadAdapter | UnloadDraft) -> dict[str, Any]:
+    def _read_for(self, command: Change) -> Any:
+        """Read what a command brings, in the reader's thread."""
         match command:
+            case LoadDraft(path=path):
+                return self._engine.runner.read_draft(path)
+            case LoadAdapter(path=path):
+                return self._engine.runner.read_adapter(path)
+        return None  # nothing to read; but commands are obeyed in order
+
+    def _take(self, command: Change, reading: Future[Any]) -> None:
+        self._answer(command, partial(self._change, command, reading))
+
+    def _change(self, command: Change, reading: Future[Any]) -> dict[str, Any]:
+        match command:
+            case LoadDraft(adapter=adapter, draft=draft):
+                return self._engine.swap_draft(adapter, draft, reading.result())
             case LoadAdapter(adapter=adapter, path=path):
-                return self._engine.load_adapter(adapter, path)
+                return self._engine.load_adapter(adapter, path, reading.result())
             case UnloadAdapter(adapter=adapter):
                 return self._engine.unload_adapter(adapter)
             case UnloadDraft(adapter=adapter):
                 return self._engine.unload_draft(adapter)
 
-    def _answer(
-        self,
-        command: LoadAdapter | UnloadAdapter | LoadDraft | UnloadDraft,
-        act: Callable[[], dict[str, Any]],
-    ) -> None:
+    def _fetch(self, request: Generate) -> bool:
+        """Have the adapter of a request read if only the disk has it; True: the request waits."""
+        path = self._engine.adapter_to_read(request.adapter)
+        if request.adapter is None or path is None:
+            return False
+        if request.adapter not in self._fetching:
+            self._fetching[request.adapter] = []
+            read = partial(self._engine.runner.read_adapter, path)
+            self._reader.start(read, partial(self._fetched, request.adapter, path))
+        self._fetching[request.adapter].append(request)
+        return True
+
+    def _fetched(self, adapter: str, path: str, reading: Future[Any]) -> None:
+        """Let the requests go on that waited for an adapter, or end with the reason."""
+        requests = self._fetching.pop(adapter)
+        try:
+            self._engine.take_in_adapter(adapter, path, reading.result())
+        except Exception as failure:  # process boundary: a bad folder must not end the others
+            self._outbox += [_failed(one, _reason(failure, adapter)) for one in requests]
+            return
+        for request in requests:
+            self._obey(request)
+
+    def _forget(self, request_id: str) -> Tokens | None:
+        """Cancel a request that waits for an adapter; None if there is none of that id."""
+        for requests in self._fetching.values():
+            for request in requests:
+                if request.request_id == request_id:
+                    requests.remove(request)
+                    return Tokens(request_id=request_id, token_ids=[], finish_reason="cancel")
+        return None
+
+    def _answer(self, command: Change, act: Callable[[], dict[str, Any]]) -> None:
         """Do what a command asks, and tell how it went."""
         error, detail = None, {}
         try:
             detail = act()
-        except QuickmatchError as refused:
-            error = refused.message
         except Exception as failure:  # process boundary: a bad folder must not end the others
-            log.exception("%s failed", command)
-            subject = f"adapter {command.adapter!r}"
-            if isinstance(command, LoadDraft):
-                subject = f"draft {command.draft!r}"
-            error = f"{subject}: {type(failure).__name__}: {failure}"
+            draft = command.draft if isinstance(command, LoadDraft) else ""
+            error = _reason(failure, command.adapter, draft)
         self._outbox.append(CommandDone(command_id=command.command_id, error=error, detail=detail))
 
     def _step(self) -> bool:
@@ -165,7 +194,9 @@ class EngineLoop:
         try:
             self._outbox.extend(self._engine.step())
         except Exception:  # process boundary
-            failed = self._engine.failures("the engine failed while it computed; try again")
+            words = "the engine failed while it computed; try again"
+            failed = self._engine.failures(words)
+            failed += [_failed(one, words) for held in self._fetching.values() for one in held]
             log.exception("a step failed; %d requests end with an error", len(failed))
             self._channel.send([*self._outbox, *failed])
             return False
@@ -187,6 +218,19 @@ class EngineLoop:
         self._stats_at = now
         self._steps_at_stats, self._step_time_s = self._engine.num_steps, 0.0
         self._is_stopping = self._is_stopping or is_orphan(self._parent_pid)
+
+
+def _failed(request: Generate, words: str) -> Tokens:
+    return Tokens(request_id=request.request_id, token_ids=[], finish_reason="error", error=words)
+
+
+def _reason(failure: Exception, adapter: str, draft: str = "") -> str:
+    """Return why something could not be loaded, in words; what is not foreseen is logged, too."""
+    if isinstance(failure, QuickmatchError):
+        return failure.message
+    subject = f"draft {draft!r}" if draft else f"adapter {adapter!r}"
+    log.error("%s failed", subject, exc_info=failure)
+    return f"{subject}: {type(failure).__name__}: {failure}"
 
 
 def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
@@ -249,6 +293,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return serve(config, channel, arguments.parent_pid)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # no second exit amid the first
         channel.close()
 
 

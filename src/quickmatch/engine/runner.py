@@ -15,7 +15,7 @@ import torch
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.adapter_bank import AdapterBank
-from quickmatch.engine.adapters import read_adapter
+from quickmatch.engine.adapters import Adapter, read_adapter
 from quickmatch.engine.batch import (
     Sampled,
     SampleState,
@@ -142,17 +142,13 @@ class ModelRunner:
         """Return the row number for spans of this adapter. Raises KeyError if not loaded."""
         return self._bank.row(adapter_id)
 
-    def load_adapter(self, adapter_id: str, path: str) -> dict[str, object]:
-        """Load a PEFT folder under a version id, between two steps.
+    def read_adapter(self, path: str) -> Adapter:
+        """Read a PEFT folder. Changes nothing, so another thread may do it between two steps.
 
-        Returns what was loaded: rank, bytes, targets, seconds. Raises ModelLoadError on an
-        adapter that does not fit, Conflict if the id is taken or no place is left; then nothing
-        has changed.
+        Raises ModelLoadError on an adapter that does not fit.
         """
-        started = time.perf_counter()
-        self._bank.check_room(adapter_id)
         with torch.inference_mode():
-            adapter = read_adapter(
+            return read_adapter(
                 Path(path),
                 self.model_config,
                 base_fingerprint=self._base_fingerprint,
@@ -160,6 +156,13 @@ class ModelRunner:
                 dtype=self.dtype,
                 device=self.device,
             )
+
+    def put_adapter(self, adapter_id: str, adapter: Adapter) -> dict[str, object]:
+        """Take in an adapter that was read under a version id, between two steps.
+
+        Returns what it is: row, rank, bytes, targets. Raises Conflict if the id is taken or no
+        place is left; then nothing has changed.
+        """
         row = self._bank.add(adapter_id)
         self._pass.put_adapter(row, adapter.layers)
         self.drafters.set_row(adapter_id, row)
@@ -168,7 +171,6 @@ class ModelRunner:
             "rank": adapter.rank,
             "bytes": adapter.num_bytes,
             "targets": list(adapter.targets),
-            "load_s": time.perf_counter() - started,
         }
 
     def unload_adapter(self, adapter_id: str, *, keeps_head: bool = False) -> None:

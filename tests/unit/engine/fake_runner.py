@@ -163,10 +163,13 @@ class FakeRunner:
 
     # ---- adapters
 
-    def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
-        assert len(self.loaded) < self.max_adapters
+    def read_adapter(self, path: str) -> str:
         if path in self.missing:
             raise ConfigError(f"{path} does not exist; check the path")
+        return path
+
+    def put_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
+        assert len(self.loaded) < self.max_adapters
         row = next(r for r in range(len(self._loads)) if r not in self._loads)
         self.loaded[adapter_id] = row
         self._loads[row] = path

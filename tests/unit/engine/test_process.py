@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
 from quickmatch.core.sampling import SamplingParams
@@ -40,6 +43,9 @@ class ScriptedChannel:
 
     def receive(self, timeout_s: float) -> list[Command]:
         self.timeouts.append(timeout_s)
+        if 0.0 < timeout_s <= process.READING_POLL_S:  # something is being read
+            time.sleep(0.001)
+            return []
         if self.turns:
             return self.turns.pop(0)
         return [] if timeout_s == 0.0 else [Shutdown()]
@@ -119,15 +125,15 @@ def test_answers_adapter_commands() -> None:
 
 def test_an_adapter_that_fails_oddly_does_not_end_the_others() -> None:
     class OddRunner(FakeRunner):
-        def load_adapter(self, adapter_id: str, path: str) -> dict[str, Any]:
-            raise KeyError(f"{adapter_id} {path}")
+        def read_adapter(self, path: str) -> str:
+            raise KeyError(path)
 
     channel = ScriptedChannel(
         [generate("a"), LoadAdapter(command_id="1", adapter="a@1", path="weights")]
     )
     assert run(channel, OddRunner()) == 0
     done = next(e for e in channel.sent if isinstance(e, CommandDone))
-    assert done.error == "adapter 'a@1': KeyError: 'a@1 weights'"
+    assert done.error == "adapter 'a@1': KeyError: 'weights'"
     assert ends(channel) == [("a", "length")]
 
 
@@ -167,3 +173,53 @@ def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, quickmatch.engine.{module}\n"
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_request_waits_for_its_adapters_weights_while_others_go_on() -> None:
+    """Two places in memory for three adapters: the third request's was given up for another."""
+    is_read = threading.Event()
+
+    class SlowDisk(FakeRunner):
+        def read_adapter(self, path: str) -> str:
+            if len(self.batches) > 3 or path != "a" or not self.loaded:
+                return super().read_adapter(path)
+            assert is_read.wait(20)
+            return path
+
+        def run(self, batch: StepBatch) -> StepResult:
+            if len(self.batches) >= 8:
+                is_read.set()
+                time.sleep(0.005)
+            return super().run(batch)
+
+    runner = SlowDisk(max_adapters=2)
+    loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "abc"]
+    late = [msgspec.structs.replace(generate(name), adapter="a@1") for name in ("late", "gone")]
+    channel = ScriptedChannel(loads, [generate("base", max_tokens=100), *late])
+    channel.turns += [[], [Cancel(request_id="gone")]]
+    assert run(channel, runner) == 0
+    assert "a@1" in runner.loaded
+    assert ends(channel) == [("gone", "cancel"), ("late", "length"), ("base", "length")]
+    spans = [len(batch.spans) for batch in runner.batches]
+    assert spans[:8] == [1] * 8  # the base's request alone, while the disk is read
+    assert max(spans) == 2
+
+
+def test_a_request_whose_adapter_went_from_the_disk_ends_alone() -> None:
+    runner = FakeRunner(max_adapters=1)
+    channel = ScriptedChannel(
+        [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab"], [generate("base")]
+    )
+
+    def lose(timeout_s: float) -> list[Command]:
+        turn = ScriptedChannel.receive(channel, timeout_s)
+        if any(isinstance(command, Generate) for command in turn):
+            runner.missing.add("a")
+            turn.append(msgspec.structs.replace(generate("late"), adapter="a@1"))
+        return turn
+
+    channel.receive = lose  # type: ignore[method-assign]
+    assert run(channel, runner) == 0
+    assert sorted(ends(channel)) == [("base", "length"), ("late", "error")]
+    failed = next(e for e in channel.sent if isinstance(e, Tokens) and e.finish_reason == "error")
+    assert failed.error == "a does not exist; check the path"
