@@ -67,6 +67,11 @@ class KVCache:
         for layer in self._layers:
             layer.index_copy_(1, targets, layer.index_select(1, sources))
 
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and its values as they lie, [num_kv_heads, num_slots, head_dim]."""
+        slots = self._layers[layer]
+        return slots[: self._num_kv_heads], slots[self._num_kv_heads :]
+
     def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each [num_kv_heads, num_rows, num_tokens, head_dim], contiguous.
 

@@ -1,0 +1,1 @@
+"""Triton's kernels. What they are given, and in which shapes they run, is their callers' affair."""
