@@ -42,6 +42,7 @@ class TritonAdapterSteps:
         for row in self._held:
             self._write(row)
 
+    @torch.inference_mode()
     def put(self, row: int, layers: LoraLayers) -> None:
         """Let rows of this number use these layers."""
         self._held[row] = [[_placed(low) for low in layer] for layer in layers]
@@ -52,6 +53,7 @@ class TritonAdapterSteps:
             self._write(row)
         self._set_ranks()
 
+    @torch.inference_mode()
     def drop(self, row: int) -> None:
         """Forget a row's adapter."""
         del self._held[row]

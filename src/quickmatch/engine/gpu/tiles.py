@@ -23,7 +23,6 @@ class Tiles:
     fields: Packed  # [num_tiles * FIELDS]
     num_tiles: int
     queries: int  # of a tile, at most
-    longest: int  # tokens that any of them may look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class BlockTables:
         for span in spans:
             self.starts.append(len(flat))
             flat += span.block_table[: (span.context_len + span.num_tokens - 1) // block_size + 1]
-        self.blocks = packer.add(flat)
+        self.blocks = packer.add_last(flat)
 
 
 def is_short(span: Span) -> bool:
@@ -57,15 +56,13 @@ def chunk_tiles(
 ) -> Tiles:
     """Cut long spans into tiles. spans: each with where its table starts."""
     fields: list[int] = []
-    longest = 0
     for span, table in spans:
         for own in range(0, span.num_tokens, queries):
             count = min(queries, span.num_tokens - own)
             end = span.context_len + own + count
             first = _low(span.context_len + own, window)
             fields += (span.start + own, count, span.context_len, own, first, end, table, 0)
-            longest = max(longest, end - first)
-    return Tiles(packer.add(fields), len(fields) // FIELDS, queries, longest)
+    return Tiles(packer.add(fields), len(fields) // FIELDS, queries)
 
 
 def short_tiles(
@@ -76,7 +73,6 @@ def short_tiles(
     fields: list[int] = []
     lows: list[int] = []
     words: list[int] = []
-    longest = 0
     for span, table in spans:
         depths, seen = _sights(span, window)
         for own in range(0, span.num_tokens, queries):
@@ -88,12 +84,10 @@ def short_tiles(
             for bits in seen[own : own + count]:
                 words += _words(bits, num_words)
             words += [0] * ((queries - count) * num_words)
-            longest = max(longest, end - min(low))
     return ShortTiles(
         packer.add(fields),
         len(fields) // FIELDS,
         queries,
-        longest,
         packer.add(lows),
         packer.add(words),
         num_words,
