@@ -19,7 +19,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
-from quickmatch.engine.quantization.formats import WeightFormat
+from quickmatch.engine.quantization.formats import FP8, WeightFormat
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,17 @@ def make_pass(
 
     num_threads: of the native pass, which uses them where a step is large enough; torch has its
     own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming
-    what is wrong with the folder, ConfigError if keys and values are to have a format that the pass
-    does not have.
+    what is wrong with the folder, ConfigError if weights, or keys and values, are to have a format
+    that cannot be had here.
     """
-    from quickmatch.engine.gpu.support import why_not_triton
+    from quickmatch.engine.gpu.support import why_not_fp8, why_not_triton
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass
 
+    if form is FP8 and (reason := why_not_fp8(device)):
+        raise ConfigError(
+            f"quantization fp8 needs a GPU that has it, and {reason}; use int8 for as few bits"
+        )
     reason = why_not_native(model, size, dtype=dtype, device=device)
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)

@@ -115,7 +115,8 @@ class TritonAttention:
         """Return the shape of short spans' tiles of so many queries."""
         rows = max(16, _power_of_two(queries * self._group))
         tokens = 32 if self._block_dim > 128 or dtype.itemsize > 2 else 64
-        return TileSize(rows, tokens, 4, 4 if self._block_dim <= 128 else 3)
+        # Half of the stages fetch blocks' numbers, for the addresses of the others.
+        return TileSize(rows, tokens, 4, 5 if self._block_dim <= 128 else 3)
 
     def num_splits(self, tiles: Tiles) -> int:
         """Return into how many parts contexts are cut: a power of two, by the tiles alone.
@@ -159,13 +160,14 @@ class TritonAttention:
             BLOCK_SIZE=self._block_size, QUERIES=tiles.queries, WORDS=tiles.num_words,
             NUM_SPLITS=splits, LEAST=_LEAST_TOKENS,
             BLOCK_M=size.rows, BLOCK_N=size.tokens, BLOCK_D=self._block_dim,
-            num_warps=size.num_warps, num_stages=size.num_stages,
+            num_warps=size.num_warps, num_stages=size.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
         if splits > 1:
             kernels.merge_splits[tiles.num_tiles * tiles.queries, self._num_heads](
                 parts, stats, out, tiles.fields.tensor,
                 NUM_HEADS=self._num_heads, HEAD_DIM=self._head_dim, QUERIES=tiles.queries,
                 NUM_SPLITS=splits, BLOCK_D=self._block_dim, num_warps=2,
+                enable_fp_fusion=True,
             )  # fmt: skip
 
     def _run_chunks(
@@ -178,7 +180,7 @@ class TritonAttention:
             NUM_HEADS=self._num_heads, GROUP=self._group, HEAD_DIM=self._head_dim,
             BLOCK_SIZE=self._block_size, HAS_WINDOW=plan.window is not None,
             BLOCK_M=size.rows, BLOCK_N=size.tokens, BLOCK_D=self._block_dim,
-            num_warps=size.num_warps, num_stages=size.num_stages,
+            num_warps=size.num_warps, num_stages=size.num_stages, enable_fp_fusion=True,
         )  # fmt: skip
 
 

@@ -34,11 +34,13 @@ class TritonDecoder(Decoder):
             NUM_HEADS=config.num_heads, NUM_KV_HEADS=config.num_kv_heads,
             HEAD_DIM=config.head_dim, HAS_NORMS=layer.qk_norm is not None,
             BLOCK_M=tile, BLOCK_D=max(16, 1 << (config.head_dim - 1).bit_length()),
-            num_warps=1 if tile == 1 else 4,
+            num_warps=1 if tile == 1 else 4, enable_fp_fusion=True,
         )  # fmt: skip
 
     def _activate(self, gate_up: Tensor) -> Tensor:
         rows, size = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty(rows, size)
-        kernels.activate[rows, -(-size // _BLOCK)](gate_up, out, size, BLOCK=_BLOCK, num_warps=4)
+        kernels.activate[rows, -(-size // _BLOCK)](
+            gate_up, out, size, BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=True
+        )
         return out

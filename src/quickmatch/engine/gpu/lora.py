@@ -119,14 +119,14 @@ class TritonLoraStep(LoraStep):
             x, hidden, adapters.downs[layer, group], ranks, *listed,
             x.stride(0), num_inputs, most_rank, num_places,
             BLOCK_M=tiles.size, BLOCK_R=block_rank, BLOCK_K=_BLOCK_INPUTS, SPLITS=splits,
-            num_warps=4, num_stages=3,
+            num_warps=4, num_stages=3, enable_fp_fusion=True,
         )  # fmt: skip
         block_out = 64 if is_few else 128
         kernels.expand[tiles.num_tiles, -(-num_outputs // block_out)](
             y, hidden, adapters.ups[layer, group], ranks, *listed,
             num_outputs, most_rank, num_places,
             BLOCK_M=tiles.size, BLOCK_R=block_rank, BLOCK_N=block_out, SPLITS=splits,
-            num_warps=4, num_stages=2,
+            num_warps=4, num_stages=2, enable_fp_fusion=True,
         )  # fmt: skip
         return y
 

@@ -4,6 +4,7 @@ Owns what torch_pass.py owns, beside the graphs of decode steps. A step in which
 decodes one token is replayed (decode_steps.py); any other is launched operation by operation.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.gpu.attention import TritonAttention
 from quickmatch.engine.gpu.decode_steps import DecodeSteps, StepLimits
 from quickmatch.engine.gpu.decoder import TritonDecoder
+from quickmatch.engine.gpu.linear import make_gpu_linear
 from quickmatch.engine.gpu.lora import TritonAdapterSteps
 from quickmatch.engine.inputs import make_inputs
 from quickmatch.engine.kv_cache import KVCache
@@ -39,7 +41,8 @@ class TritonPass:
         form: WeightFormat | None = None,
     ) -> None:
         """device: a GPU; a CPU only where the kernels are interpreted, as tests have them."""
-        weights = load_weights(folder, model, dtype=dtype, device=device, form=form)
+        make = partial(make_gpu_linear, dtype=dtype)
+        weights = load_weights(folder, model, dtype=dtype, device=device, form=form, make=make)
         self.num_bytes = weights.num_bytes
         self.embedding = weights.embedding
         self._device = device

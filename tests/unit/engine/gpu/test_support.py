@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from quickmatch.core.errors import ConfigError
 from quickmatch.engine import forward_pass, torch_pass
 from quickmatch.engine.forward_pass import PassSize, make_pass
 from quickmatch.engine.gpu import support, triton_pass
 from quickmatch.engine.gpu.support import why_not_fp8, why_not_triton
+from quickmatch.engine.quantization.formats import FP8
 from tests.unit.engine.test_attention import config_of
 
 CUDA = torch.device("cuda")
@@ -73,6 +75,18 @@ def test_a_card_gets_tritons_pass_or_is_told_why_not(
     assert made == ["triton", "torch"]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "compute capability is 7.0" in caplog.text
+
+
+def test_fp8_is_for_cards_that_have_it() -> None:
+    with pytest.raises(ConfigError, match="needs a GPU that has it, and the device is cpu; use"):
+        make_pass(
+            Path("some-model"),
+            config_of(2, 1, 16),
+            SIZE,
+            dtype=torch.bfloat16,
+            device=torch.device("cpu"),
+            form=FP8,
+        )
 
 
 def test_the_engine_does_not_import_triton() -> None:
