@@ -29,18 +29,16 @@ class TransformersBatchingContender:
         return {"version": transformers.__version__, "torch": torch.__version__}
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> list[list[int]]:
-        import torch
         from transformers import GenerationConfig
 
         # Ends at no token: every contender makes exactly as many as are asked for.
         wanted = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=-1)
-        with torch.inference_mode():
-            found = self._model.generate_batch(
-                prompts,
-                generation_config=wanted,
-                max_new_tokens=max_tokens,
-                persistent_manager=True,
-            )
+        found = self._model.generate_batch(
+            prompts,
+            generation_config=wanted,
+            max_new_tokens=max_tokens,
+            persistent_manager=True,
+        )
         tokens = [list(one.generated_tokens) for one in found.values()]
         if [len(one) for one in tokens] != [max_tokens] * len(prompts):
             raise RuntimeError("generate_batch gave another number of tokens than was asked for")

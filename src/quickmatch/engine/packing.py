@@ -4,6 +4,8 @@ Turning a Python list into a tensor costs microseconds and, on a GPU, a transfer
 some ten such lists. They are collected first, and turned into tensors together.
 """
 
+from array import array
+
 import torch
 from torch import Tensor
 
@@ -56,7 +58,7 @@ class IntPacker:
 
     def run(self, device: torch.device) -> None:
         """Make one tensor on the device and give every part its view."""
-        flat = torch.tensor(self._values + self._last, dtype=torch.int64)
+        flat = self._flat()
         if device.type != "cpu":
             flat = flat.pin_memory().to(device, non_blocking=True)
         self._resolve(flat)
@@ -66,10 +68,16 @@ class IntPacker:
 
         Both int64, at least as long as all lists; host is pinned where flat is on a GPU.
         """
-        num = len(self._values) + len(self._last)
-        host[:num] = torch.tensor(self._values + self._last, dtype=torch.int64)
+        packed = self._flat()
+        num = len(packed)
+        host[:num] = packed
         flat[:num].copy_(host[:num], non_blocking=True)
         self._resolve(flat)
+
+    def _flat(self) -> Tensor:
+        # By way of an array: torch takes a list's numbers one by one, at several times the cost.
+        numbers = array("q", self._values + self._last)
+        return torch.frombuffer(numbers, dtype=torch.int64) if numbers else torch.empty(0).long()
 
     def _resolve(self, flat: Tensor) -> None:
         for part in self._parts:

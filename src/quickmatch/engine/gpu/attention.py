@@ -23,6 +23,7 @@ from quickmatch.engine.gpu.tiles import (
     chunk_tiles,
     is_short,
     short_tiles,
+    single_tiles,
 )
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.packing import IntPacker
@@ -83,7 +84,7 @@ class TritonAttention:
             kind = single if span.num_tokens == 1 else short if is_short(span) else long
             kind.append((span, start))
         if single:
-            plan.short.append(short_tiles(single, 1, window, packer))
+            plan.short.append(single_tiles(single, window, packer))
         if short:
             plan.short.append(short_tiles(short, self._queries(self._short_rows()), window, packer))
         if long:

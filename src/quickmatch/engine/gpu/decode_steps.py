@@ -63,6 +63,8 @@ class DecodeSteps:
         self._windows = windows
         self._limits = limits
         self._device = device
+        scratch = [limits.scratch_block]
+        self._padding = [Span(r, 1, 0, scratch, -1, None) for r in range(limits.max_num_seqs)]
         self.sizes = bucket_sizes(limits.max_num_seqs)
         self._steps: dict[tuple[int, bool], Step] = {}
         self._num_first: dict[tuple[int, bool], int] = {}
@@ -139,12 +141,11 @@ class DecodeSteps:
         limits, num = self._limits, len(batch.spans)
         missing = size - num
         slot = limits.scratch_block * limits.block_size
-        padding = [Span(row, 1, 0, [limits.scratch_block], -1, None) for row in range(num, size)]
         return StepBatch(
             batch.token_ids + [0] * missing,
             batch.positions + [0] * missing,
             batch.slots + [slot] * missing,
-            batch.spans + padding,
+            batch.spans + self._padding[num:size],
         )
 
     def _plan(

@@ -65,6 +65,21 @@ def chunk_tiles(
     return Tiles(packer.add(fields), len(fields) // FIELDS, queries)
 
 
+def single_tiles(
+    spans: list[tuple[Span, int]], window: int | None, packer: IntPacker
+) -> ShortTiles:
+    """Return `short_tiles` of spans of one token, in less time: decodes wait for it."""
+    fields: list[int] = []
+    lows: list[int] = []
+    for span, table in spans:
+        context = span.context_len
+        low = _low(context, window)
+        fields += (span.start, 1, context, 0, low, context + 1, table, 0)
+        lows.append(low)
+    num = len(lows)
+    return ShortTiles(packer.add(fields), num, 1, packer.add(lows), packer.add([1] * num), 1)
+
+
 def short_tiles(
     spans: list[tuple[Span, int]], queries: int, window: int | None, packer: IntPacker
 ) -> ShortTiles:
@@ -104,8 +119,6 @@ def _words(bits: int, num_words: int) -> list[int]:
 
 def _sights(span: Span, window: int | None) -> tuple[list[int], list[int]]:
     """Return how deep each row of a span lies in it, and the bits of the rows that it sees."""
-    if span.num_tokens == 1:
-        return [0], [1]
     tree = span.tree or DraftTree(parents=list(range(-1, span.num_tokens - 2)))
     depths = [0, *tree.depths()]
     lineages = [[0]]
