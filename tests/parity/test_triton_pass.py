@@ -4,18 +4,21 @@ Interpreted on a CPU, in float32; compiled where `-m gpu` asks for it.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.forward_pass import ForwardPass, PassSize
 from quickmatch.engine.runner import ModelRunner
+from quickmatch.engine.speculation.tree import DraftTree, Source
 from tests.parity.conftest import MadeModel, make_runner
-from tests.parity.driver import Driver
+from tests.parity.driver import DrivenSequence, Driver
 from tests.parity.test_lora import make_adapter
-from tests.parity.test_transformers import TOLERANCE, greedy_of, prompt_of
+from tests.parity.test_transformers import greedy_of, prompt_of
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
@@ -24,7 +27,7 @@ pytestmark = [
 ]
 
 Made = Callable[[str], MadeModel]
-NUM_TOKENS = 6
+NUM_TOKENS = 5
 MAX_NUM_SEQS = 6
 
 
@@ -67,20 +70,6 @@ def test_greedy_text(kind: str, made: Made, device: torch.device) -> None:
     assert driver.generate(chunked, NUM_TOKENS, chunk=12) == right
 
 
-def test_logits_are_those_of_transformers(made: Made, device: torch.device) -> None:
-    model, folder = made("qwen3")
-    runner = triton_runner(folder, device)
-    driver = Driver(runner)
-    sequence = driver.start(prompt_of(37), max_len=45)
-    for _ in range(3):
-        logits = runner.logits(driver.batch([sequence]))
-        with torch.no_grad():
-            right = model(torch.tensor([sequence.tokens])).logits[:, -1]
-        assert logits is not None
-        assert (logits.cpu() - right).abs().max() < TOLERANCE
-        driver.step([sequence])
-
-
 def test_a_replayed_step_is_the_eager_one(made: Made, device: torch.device) -> None:
     """Padded to 4 and to 6 rows, with sequences that grow between two replays."""
     _, folder = made("mistral-window")
@@ -90,7 +79,7 @@ def test_a_replayed_step_is_the_eager_one(made: Made, device: torch.device) -> N
     driver.step(sequences)
     for chosen in (sequences[:3], sequences, sequences[1:4]):
         batch = driver.batch(chosen)
-        assert runner._pass._decodes.takes(batch, ())  # type: ignore[attr-defined]
+        assert runner._pass._decodes.kind_of(batch) is not None  # type: ignore[attr-defined]
         replayed = runner.logits(batch)
         eager = _eagerly(runner._pass, lambda batch=batch: runner.logits(batch))
         assert replayed is not None
@@ -110,8 +99,69 @@ def _eagerly(forward: ForwardPass, run: Callable[[], torch.Tensor | None]) -> to
 
 
 class _Refusing:
-    def takes(self, *_: object) -> bool:
-        return False
+    def kind_of(self, *_: object) -> None:
+        return None
+
+
+def test_a_replayed_draft_is_the_eager_one(
+    made: Made, tmp_path: Path, device: torch.device
+) -> None:
+    """Trees of several sizes, single tokens and adapters beside them; hidden states are asked for.
+
+    Twice with the same padding, so that the second finds the first one's memory.
+    """
+    _, folder = made("mistral-window")
+    make_adapter("mistral-window", tmp_path / "a", seed=1)
+    runner = triton_runner(folder, device)
+    runner.load_adapter("a@1", str(tmp_path / "a"))
+    driver = Driver(runner)
+    sequences = [
+        driver.start(prompt_of(length), max_len=48, adapter=adapter)
+        for length, adapter in ((3, None), (12, "a@1"), (17, None))
+    ]
+    driver.step(sequences)
+    kinds = set()
+    for parents in (([-1, 0, 0, 2], [], [-1, -1, 1]), ([-1], [-1, 0, 1, -1], [])):
+        batch = with_drafts(driver.batch(sequences), parents, runner.block_size, sequences)
+        rows = list(range(len(batch.token_ids)))[1:]
+        kinds.add(runner._pass._decodes.kind_of(batch, (1, 2)))  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            replayed = runner._pass.run(batch, rows, (1, 2))
+            steps = runner._pass._decodes  # type: ignore[attr-defined]
+            runner._pass._decodes = _Refusing()  # type: ignore[attr-defined]
+            eager = runner._pass.run(batch, rows, (1, 2))
+            runner._pass._decodes = steps  # type: ignore[attr-defined]
+        torch.testing.assert_close(replayed.logits, eager.logits, rtol=1e-5, atol=1e-5)
+        assert len(replayed.aux) == 2
+        torch.testing.assert_close(replayed.aux, eager.aux, rtol=1e-5, atol=1e-5)
+    (kind,) = kinds
+    assert (kind.size, kind.rows, kind.has_adapters) == (4, 8, True)
+
+
+def with_drafts(
+    batch: StepBatch,
+    parents_of: tuple[list[int], ...],
+    block_size: int,
+    sequences: list[DrivenSequence],
+) -> StepBatch:
+    """Put a tree of made-up tokens behind each span's last token."""
+    out = StepBatch([], [], [], [])
+    for span, parents, sequence in zip(batch.spans, parents_of, sequences, strict=True):
+        tree = DraftTree()
+        for node, parent in enumerate(parents):
+            tree.add(5 + node, parent, 0.5, Source.HEAD)
+        depths, first = [0, *tree.depths()], span.context_len
+        table = sequence.blocks[: -(-(first + len(depths)) // block_size)]
+        start = len(out.token_ids)
+        draft = tree if parents else None
+        out.spans.append(
+            replace(span, start=start, num_tokens=len(depths), block_table=table, tree=draft)
+        )
+        out.token_ids += [batch.token_ids[span.start], *tree.token_ids]
+        out.positions += [first + depth for depth in depths]
+        places = range(first, first + len(depths))
+        out.slots += [table[i // block_size] * block_size + i % block_size for i in places]
+    return out
 
 
 def test_base_and_adapters_in_one_batch(made: Made, tmp_path: Path, device: torch.device) -> None:

@@ -92,6 +92,18 @@ class TritonAttention:
             plan.chunks = chunk_tiles(long, self._queries(rows), window, packer)
         return plan
 
+    def plan_drafts(
+        self, batch: StepBatch, window: int | None, packer: IntPacker, rows: int
+    ) -> _Plan:
+        """Plan a step of short spans as if each had so many rows, at most 32.
+
+        How long its lists are follows from the number of spans and `rows`.
+        """
+        tables = self._step_tables(batch, packer)
+        spans = list(zip(batch.spans, tables.starts, strict=True))
+        queries = self._queries(self._short_rows())
+        return _Plan(tables, window, [short_tiles(spans, queries, window, packer, rows=rows)])
+
     def _step_tables(self, batch: StepBatch, packer: IntPacker) -> BlockTables:
         if self._tables is None or self._tables[0] is not packer:
             self._tables = packer, BlockTables(batch.spans, self._block_size, packer)
@@ -126,7 +138,9 @@ class TritonAttention:
         """
         programs = tiles.num_tiles * self._num_kv_heads
         wanted = -(-_PROGRAMS_A_PROCESSOR * self._num_processors // programs)
-        return min(_MAX_SPLITS, _power_of_two(wanted))
+        splits = min(_MAX_SPLITS, _power_of_two(wanted))
+        # Of drafts a power of four: they come in more sizes, and each number is compiled.
+        return splits if tiles.queries == 1 else 1 << (splits.bit_length() & ~1)
 
     def run(self, plan: _Plan, layer: int, heads: Tensor, cache: KVCache) -> Tensor:
         """See Attention.run."""

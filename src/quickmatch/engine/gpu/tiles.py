@@ -81,32 +81,36 @@ def single_tiles(
 
 
 def short_tiles(
-    spans: list[tuple[Span, int]], queries: int, window: int | None, packer: IntPacker
+    spans: list[tuple[Span, int]],
+    queries: int,
+    window: int | None,
+    packer: IntPacker,
+    *,
+    rows: int | None = None,
 ) -> ShortTiles:
-    """Cut short spans and drafts into tiles. spans: each with where its table starts."""
+    """Cut short spans and drafts into tiles. spans: each with where its table starts.
+
+    rows: every span gets as many tiles as one of so many rows, those beyond its own empty.
+    """
     num_words = max(-(-span.num_tokens // WORD_BITS) for span, _ in spans)
     fields: list[int] = []
     lows: list[int] = []
     words: list[int] = []
     for span, table in spans:
         depths, seen = _sights(span, window)
-        for own in range(0, span.num_tokens, queries):
-            count = min(queries, span.num_tokens - own)
-            low = [_low(span.context_len + d, window) for d in depths[own : own + count]]
+        low = [_low(span.context_len + depth, window) for depth in depths]
+        for own in range(0, rows or span.num_tokens, queries):
+            count = max(0, min(queries, span.num_tokens - own))
             end = span.context_len + (span.num_tokens if span.tree else own + count)
-            fields += (span.start + own, count, span.context_len, own, min(low), end, table, 0)
-            lows += low + [0] * (queries - count)
+            first = min(low[own : own + count], default=end)
+            fields += (span.start + own, count, span.context_len, own, first, end, table, 0)
+            lows += low[own : own + count] + [0] * (queries - count)
             for bits in seen[own : own + count]:
                 words += _words(bits, num_words)
             words += [0] * ((queries - count) * num_words)
-    return ShortTiles(
-        packer.add(fields),
-        len(fields) // FIELDS,
-        queries,
-        packer.add(lows),
-        packer.add(words),
-        num_words,
-    )
+    num_tiles = len(fields) // FIELDS
+    listed = packer.add(fields), num_tiles, queries, packer.add(lows), packer.add(words)
+    return ShortTiles(*listed, num_words)
 
 
 def _low(position: int, window: int | None) -> int:

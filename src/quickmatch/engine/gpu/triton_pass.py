@@ -1,7 +1,7 @@
 """A pass made of Triton's kernels and torch's products, for GPUs (forward_pass.py).
 
-Owns what torch_pass.py owns, beside the graphs of decode steps. A step in which every sequence
-decodes one token is replayed (decode_steps.py); any other is launched operation by operation.
+Owns what torch_pass.py owns, beside the graphs of decode steps. A step in which every sequence has
+one token, or a draft, is replayed (decode_steps.py); any other is launched operation by operation.
 """
 
 from functools import partial
@@ -83,12 +83,9 @@ class TritonPass:
         self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
     ) -> PassOutput:
         """See ForwardPass.run. Logits are in the model's dtype, and hold until the next run."""
-        if self._decodes.takes(batch, aux_layers):
-            logits = self._decodes.run(batch)
-            if not rows:
-                return PassOutput(None)
-            is_whole = rows == list(range(len(batch.token_ids)))
-            return PassOutput(logits if is_whole else logits[rows])
+        kind = self._decodes.kind_of(batch, aux_layers)
+        if kind is not None:
+            return self._decodes.run(batch, rows, kind)
         inputs = make_inputs(
             batch,
             attention=self._attention,

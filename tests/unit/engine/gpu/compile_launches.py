@@ -28,7 +28,7 @@ from quickmatch.engine.gpu.lora import TritonAdapterSteps
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.lora import GATE_UP, LowRank
 from quickmatch.engine.packing import IntPacker
-from quickmatch.engine.quantization.formats import FORMATS, FP8, quantize
+from quickmatch.engine.quantization.formats import FORMATS, FP8, INT4_ASYMMETRIC, quantize
 from quickmatch.engine.speculation.tree import DraftTree
 from tests.unit.engine.test_attention import config_of
 
@@ -91,8 +91,9 @@ def _is_aligned(value: Any, parameter: Any) -> bool:
     return isinstance(value, int) and value % 16 == 0 and not parameter.do_not_specialize
 
 
-def launch_attention(shape: tuple[int, int, int], windows: tuple[int | None, ...]) -> None:
+def launch_attention(shape: tuple[int, int, int], *, is_quick: bool) -> None:
     """Launch decodes of one and of many sequences, a draft, and chunks, with and without window."""
+    windows = (None,) if is_quick else (None, 30)
     num_heads, num_kv_heads, head_dim = shape
     attention = TritonAttention(*shape, 16, num_processors=132)
     cache = KVCache(config_of(*shape), 64, 16, dtype=torch.bfloat16, device=CPU)
@@ -112,24 +113,24 @@ def launch_attention(shape: tuple[int, int, int], windows: tuple[int | None, ...
             attention.run(plan, 0, heads, cache)
 
 
-def launch_products(capability: int, nums_rows: tuple[int, ...]) -> None:
-    """Launch every format on so many rows."""
+def launch_products(capability: int, *, is_quick: bool) -> None:
+    """Launch every format on few, some and many rows; or those that differ most on few."""
     weight = torch.randn(64, 256)
     forms = [*FORMATS.values(), *([FP8] if capability >= 89 else [])]
-    for form in forms:
+    for form in [INT4_ASYMMETRIC, FP8] if is_quick else forms:
         linear = QuantizedLinear(quantize(weight, form))
-        for num_rows in nums_rows:
+        for num_rows in (1,) if is_quick else (1, 33, 100):
             linear(torch.empty(num_rows, 256, dtype=torch.bfloat16))
 
 
-def launch_the_rest(shape: tuple[int, int, int]) -> None:
+def launch_the_rest(shape: tuple[int, int, int], *, is_quick: bool) -> None:
     """Launch adapters on few and on many rows, and what lies between the products."""
     num_heads, num_kv_heads, head_dim = shape
     adapters = TritonAdapterSteps(1, dtype=torch.bfloat16, device=CPU)
     a, b = torch.empty(96, 256, dtype=torch.bfloat16), torch.empty(512, 96, dtype=torch.bfloat16)
     adapters.put(0, [[LowRank(a, b)] * 4])
     lines = num_heads + 2 * num_kv_heads
-    for num_rows in (1, 100):
+    for num_rows in (1,) if is_quick else (1, 100):
         step = adapters.step([Span(0, num_rows, 0, [], 0, None)], num_rows)
         assert step is not None
         y, x = (torch.empty(num_rows, n, dtype=torch.bfloat16) for n in (512, 256))
@@ -161,9 +162,9 @@ def main() -> int:
     compiler = Compiler(capability)
     JITFunction.run = lambda kernel, *args, **given: compiler.run(kernel, *args, **given)
     is_quick = "quick" in sys.argv
-    launch_attention(SHAPES[name], (None,) if is_quick else (None, 30))
-    launch_the_rest(SHAPES[name])
-    launch_products(capability, (1,) if is_quick else (1, 33, 100))
+    launch_attention(SHAPES[name], is_quick=is_quick)
+    launch_the_rest(SHAPES[name], is_quick=is_quick)
+    launch_products(capability, is_quick=is_quick)
     return 0
 
 

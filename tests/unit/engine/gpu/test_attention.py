@@ -88,7 +88,7 @@ def batch_of(spans: list[tuple[int, int]], block_size: int = 16) -> StepBatch:
 
 
 @pytest.mark.parametrize("window", [None, 1, 6])
-@pytest.mark.parametrize("shape", [(4, 4, 16), (6, 2, 64), (3, 1, 96), (2, 1, 128)])
+@pytest.mark.parametrize("shape", [(4, 4, 16), (6, 2, 64), (3, 1, 96)])
 def test_mixed_batches_are_the_reference(
     shape: tuple[int, int, int], window: int | None, device: torch.device
 ) -> None:
