@@ -71,9 +71,16 @@ def test_greedy_text(kind: str, made: Made, device: torch.device) -> None:
 
 
 def test_a_replayed_step_is_the_eager_one(made: Made, device: torch.device) -> None:
-    """Padded to 4 and to 6 rows, with sequences that grow between two replays."""
+    """Padded to 4 and to 6 rows, with sequences that grow between two replays.
+
+    Steps were made beforehand, which wrote to no sequence's block.
+    """
     _, folder = made("mistral-window")
     runner = triton_runner(folder, device)
+    with torch.inference_mode():
+        runner._pass.prepare()  # type: ignore[attr-defined]
+        stored = [layer[:, : runner.num_blocks * runner.block_size] for layer in layers_of(runner)]
+        assert not any(bool(layer.any()) for layer in stored)
     driver = Driver(runner)
     sequences = [driver.start(prompt_of(length), max_len=60) for length in (3, 12, 30, 8, 10)]
     driver.step(sequences)
@@ -84,8 +91,14 @@ def test_a_replayed_step_is_the_eager_one(made: Made, device: torch.device) -> N
         eager = _eagerly(runner._pass, lambda batch=batch: runner.logits(batch))
         assert replayed is not None
         assert eager is not None
-        torch.testing.assert_close(replayed, eager, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(replayed, eager, rtol=1e-4, atol=1e-4)
         driver.step(chosen)
+
+
+def layers_of(runner: ModelRunner) -> list[torch.Tensor]:
+    """Return each layer's keys and values, [lines, slots, head_dim]."""
+    layers: list[torch.Tensor] = runner._pass._cache._layers  # type: ignore[attr-defined]
+    return layers
 
 
 def _eagerly(forward: ForwardPass, run: Callable[[], torch.Tensor | None]) -> torch.Tensor | None:
@@ -131,9 +144,9 @@ def test_a_replayed_draft_is_the_eager_one(
             runner._pass._decodes = _Refusing()  # type: ignore[attr-defined]
             eager = runner._pass.run(batch, rows, (1, 2))
             runner._pass._decodes = steps  # type: ignore[attr-defined]
-        torch.testing.assert_close(replayed.logits, eager.logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(replayed.logits, eager.logits, rtol=1e-4, atol=1e-4)
         assert len(replayed.aux) == 2
-        torch.testing.assert_close(replayed.aux, eager.aux, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(replayed.aux, eager.aux, rtol=1e-4, atol=1e-4)
     (kind,) = kinds
     assert (kind.size, kind.rows, kind.has_adapters) == (4, 8, True)
 

@@ -181,7 +181,7 @@ def load_weights(
     Raises ModelLoadError as `read_tensors`.
     """
     tensors = read_tensors(folder, config, dtype=dtype, device=device, form=form)
-    return pack_weights(tensors, config, make or dense_maker(dtype))
+    return pack_weights(tensors, config, make or dense_maker(dtype, device))
 
 
 def _read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerTensors:

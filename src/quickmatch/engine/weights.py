@@ -94,12 +94,12 @@ def _bytes(tensor: Tensor) -> int:
 LinearMaker = Callable[[Tensor | QuantizedTensor, Tensor | None], Linear]
 
 
-def dense_maker(dtype: torch.dtype) -> LinearMaker:
+def dense_maker(dtype: torch.dtype, device: torch.device) -> LinearMaker:
     """Return what makes torch's products: dense; quantized ones are rounded, and as large."""
 
     def make(weight: Tensor | QuantizedTensor, bias: Tensor | None) -> Linear:
         dense = weight if isinstance(weight, Tensor) else weight.dequantized(dtype)
-        return make_linear(dense, bias)
+        return make_linear(dense.to(device), bias)
 
     return make
 

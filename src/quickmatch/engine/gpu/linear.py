@@ -46,10 +46,13 @@ class _Tile:
     num_stages: int
 
 
-def tile_of(num_rows: int, *, has_4_bits: bool) -> _Tile:
-    """Return the kernel's shape for so many rows: three in all, so that three are compiled."""
+def tile_of(num_rows: int, *, has_4_bits: bool, itemsize: int = 2) -> _Tile:
+    """Return the kernel's shape for so many rows: three in all, so that three are compiled.
+
+    itemsize: bytes of a number of the rows, of which shared memory holds fewer the larger they are.
+    """
     if num_rows <= 16:
-        return _Tile(16, 16, 512 if has_4_bits else 256, 4, 5)
+        return _Tile(16, 16, (1024 if has_4_bits else 512) // itemsize, 4, 5)
     if num_rows <= 64:
         return _Tile(64, 32, 128, 4, 4)
     return _Tile(128, 128, 64, 8, 3)
@@ -83,7 +86,7 @@ class QuantizedLinear:
 
     def _run(self, x: Tensor, out: Tensor, *, adds: bool) -> Tensor:
         num_rows = x.shape[0]
-        tile = tile_of(num_rows, has_4_bits=self._has_4_bits)
+        tile = tile_of(num_rows, has_4_bits=self._has_4_bits, itemsize=x.element_size())
         kernels.product[-(-num_rows // tile.rows), -(-self.out_features // tile.outputs)](
             x, self._codes, self._scales,
             self._codes if self._zeros is None else self._zeros,
@@ -99,9 +102,14 @@ class QuantizedLinear:
 
 
 def make_gpu_linear(
-    weight: Tensor | QuantizedTensor, bias: Tensor | None, *, dtype: torch.dtype
+    weight: Tensor | QuantizedTensor,
+    bias: Tensor | None,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Linear:
-    """Wrap a weight [out, in] on a GPU in the format that multiplies it."""
+    """Wrap a weight [out, in] in the format that multiplies it on a GPU, and move it there."""
+    weight = weight.to(device)
     if isinstance(weight, Tensor):
         return GpuDenseLinear(weight, bias)
     if can_multiply(weight):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from quickmatch.engine.batch import StepBatch
+from quickmatch.engine.batch import Span, StepBatch
 from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.gpu.attention import TritonAttention
 from quickmatch.engine.gpu.decode_steps import DecodeSteps, StepLimits
 from quickmatch.engine.gpu.decoder import TritonDecoder
 from quickmatch.engine.gpu.linear import make_gpu_linear
 from quickmatch.engine.gpu.lora import TritonAdapterSteps
+from quickmatch.engine.gpu.tiles import SHORT_TOKENS
 from quickmatch.engine.inputs import make_inputs
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.loader import load_weights
@@ -41,7 +42,7 @@ class TritonPass:
         form: WeightFormat | None = None,
     ) -> None:
         """device: a GPU; a CPU only where the kernels are interpreted, as tests have them."""
-        make = partial(make_gpu_linear, dtype=dtype)
+        make = partial(make_gpu_linear, dtype=dtype, device=device)
         weights = load_weights(folder, model, dtype=dtype, device=device, form=form, make=make)
         self.num_bytes = weights.num_bytes
         self.embedding = weights.embedding
@@ -76,8 +77,18 @@ class TritonPass:
             ),
             device=device,
         )
+        self._scratch = size.num_blocks, size.block_size
         if device.type == "cuda":
-            self._decodes.prepare()
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Compile and capture what requests would else wait for: plain decodes, and a chunk."""
+        self._decodes.prepare()
+        num_tokens, (block, block_size) = SHORT_TOKENS + 1, self._scratch
+        span = Span(0, num_tokens, 0, [block] * (num_tokens // block_size + 1), -1, None)
+        slots = [block * block_size + i % block_size for i in range(num_tokens)]
+        zeros = [0] * num_tokens
+        self.run(StepBatch(zeros, zeros, slots, [span]), [num_tokens - 1])
 
     def run(
         self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()

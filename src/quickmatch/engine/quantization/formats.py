@@ -74,6 +74,12 @@ class QuantizedTensor:
         """Inputs that share a scale."""
         return self.codes.shape[1] // self.scales.shape[1]
 
+    def to(self, device: torch.device) -> "QuantizedTensor":
+        """Return the same on a device."""
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        codes, scales = self.codes.to(device), self.scales.to(device)
+        return QuantizedTensor(codes, scales, zeros, self.bits, self.is_float)
+
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix that the codes stand for."""
         codes = in_groups(self.codes, self.group_size)

@@ -116,8 +116,8 @@ def launch_attention(shape: tuple[int, int, int], *, is_quick: bool) -> None:
 def launch_products(capability: int, *, is_quick: bool) -> None:
     """Launch every format on few, some and many rows; or those that differ most on few."""
     weight = torch.randn(64, 256)
-    forms = [*FORMATS.values(), *([FP8] if capability >= 89 else [])]
-    for form in [INT4_ASYMMETRIC, FP8] if is_quick else forms:
+    forms = [INT4_ASYMMETRIC] if is_quick else [*FORMATS.values()]
+    for form in [*forms, FP8] if capability >= 89 else forms:
         linear = QuantizedLinear(quantize(weight, form))
         for num_rows in (1,) if is_quick else (1, 33, 100):
             linear(torch.empty(num_rows, 256, dtype=torch.bfloat16))

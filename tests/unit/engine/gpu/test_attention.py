@@ -22,7 +22,7 @@ from tests.unit.engine.test_attention import (
     random_tree,
 )
 
-EXACT = {"rtol": 1e-4, "atol": 1e-5}
+EXACT = {"rtol": 1e-4, "atol": 1e-4}
 ROUGH = {"rtol": 0, "atol": 0.05}
 
 

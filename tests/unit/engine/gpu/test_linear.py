@@ -32,17 +32,11 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def on(weight: QuantizedTensor, device: torch.device) -> QuantizedTensor:
-    zeros = None if weight.zeros is None else weight.zeros.to(device)
-    codes, scales = weight.codes.to(device), weight.scales.to(device)
-    return replace(weight, codes=codes, scales=scales, zeros=zeros)
-
-
 def check(
     weight: QuantizedTensor, num_rows: int, device: torch.device, bias: torch.Tensor | None = None
 ) -> None:
     """Compare the product, alone and added to a residual."""
-    linear = QuantizedLinear(on(weight, device), None if bias is None else bias.to(device))
+    linear = QuantizedLinear(weight.to(device), None if bias is None else bias.to(device))
     x = drawn(num_rows, weight.shape[1], seed=3)
     right = F.linear(x, weight.dequantized(), bias)
     torch.testing.assert_close(linear(x.to(device)).cpu(), right, **CLOSE)
@@ -84,19 +78,19 @@ def test_joined_parts_with_and_without_zero_points(device: torch.device) -> None
 def test_scales_that_float16_would_round_are_kept_whole(device: torch.device) -> None:
     weight = quantize(drawn(16, 64), INT4)
     small = replace(weight, scales=weight.scales * 1.0001e-6)
-    linear = QuantizedLinear(on(small, device))
+    linear = QuantizedLinear(small.to(device))
     x = drawn(2, 64)
     right = F.linear(x, small.dequantized())
     torch.testing.assert_close(linear(x.to(device)).cpu(), right, rtol=1e-4, atol=1e-10)
     # 64 inputs of half a byte, and two scales a row: of four bytes here, else of two.
-    assert linear.num_bytes - QuantizedLinear(on(weight, device)).num_bytes == 16 * 2 * 2
+    assert linear.num_bytes - QuantizedLinear(weight.to(device)).num_bytes == 16 * 2 * 2
 
 
 def test_odd_groups_are_made_dense(device: torch.device) -> None:
     codes = torch.full((8, 48), 9, dtype=torch.uint8)
     odd = QuantizedTensor(codes, torch.full((8, 2), 0.5), None, 4)  # groups of 24
     assert not can_multiply(odd)
-    linear = make_gpu_linear(on(odd, device), None, dtype=torch.float32)
+    linear = make_gpu_linear(odd, None, dtype=torch.float32, device=device)
     assert isinstance(linear, GpuDenseLinear)
     x = drawn(2, 48)
     torch.testing.assert_close(linear(x.to(device)).cpu(), F.linear(x, odd.dequantized()), **CLOSE)
@@ -105,9 +99,8 @@ def test_odd_groups_are_made_dense(device: torch.device) -> None:
 def test_dense_weights_add_to_the_residual(device: torch.device) -> None:
     weight, bias, x, residual = drawn(12, 20), drawn(12), drawn(3, 20), drawn(3, 12)
     for b in (None, bias):
-        linear = make_gpu_linear(
-            weight.to(device), None if b is None else b.to(device), dtype=torch.float32
-        )
+        placed = None if b is None else b.to(device)
+        linear = make_gpu_linear(weight, placed, dtype=torch.float32, device=device)
         right = F.linear(x, weight, b)
         torch.testing.assert_close(linear(x.to(device)).cpu(), right, **CLOSE)
         got = linear.add_to(residual.clone().to(device), x.to(device)).cpu()
@@ -126,6 +119,6 @@ def test_half_precision_is_near(name: str, dtype: torch.dtype) -> None:
     weight = quantize(drawn(512, 1024) * 0.05, FORMS[name])
     for num_rows in (1, 40, 300):
         x = drawn(num_rows, 1024).to(dtype)
-        got = QuantizedLinear(on(weight, device))(x.to(device)).cpu().float()
+        got = QuantizedLinear(weight.to(device))(x.to(device)).cpu().float()
         right = F.linear(x.float(), weight.dequantized())
         assert (got - right).norm() / right.norm() < 0.01
