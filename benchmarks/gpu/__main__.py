@@ -49,11 +49,12 @@ class Bench:
 
     def __init__(self, report: Report, plan: GpuPlan, folder: Path) -> None:
         self._report, self._plan, self._folder = report, plan, folder
-        self._device = torch.device("cuda")
+        self._device = torch.device(plan.device)
 
     def measure(self) -> None:
         """Fill the report; what is found is written shape by shape."""
-        self._report.provenance["hardware"]["gpu"] = card.facts(self._device)
+        if self._device.type == "cuda":
+            self._report.provenance["hardware"]["gpu"] = card.facts(self._device)
         if self._plan.is_checked:
             _say("tests on the card")
             LOGS.mkdir(exist_ok=True)
@@ -61,7 +62,7 @@ class Bench:
         self._report.ceilings = card.measure_ceilings(self._device)
         for of_shape in self._plan.shapes:
             self._measure_prefill(of_shape)
-            torch.cuda.empty_cache()  # the processes to come need the memory
+            self._free_memory()
             usable = card.precisions_of(self._plan.precisions, self._device)
             for precision, reason in usable.items():
                 _say(f"{of_shape.shape.name}, {precision}")
@@ -70,6 +71,11 @@ class Bench:
                 else:
                     self._measure(of_shape, precision)
                 self._report.write(self._folder)
+
+    def _free_memory(self) -> None:
+        """Give the card's memory back: the processes that come need it."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _measure_prefill(self, of_shape: ShapePlan) -> None:
         from benchmarks.gpu.prefill import PrefillCase, take_turns  # they import triton
@@ -86,8 +92,8 @@ class Bench:
 
     def _measure(self, of_shape: ShapePlan, precision: str) -> None:
         name, own = of_shape.shape.name, {}
-        model = make_model(of_shape.shape, seed=self._plan.seed, device="cuda")
-        torch.cuda.empty_cache()
+        model = make_model(of_shape.shape, seed=self._plan.seed, device=self._plan.device)
+        self._free_memory()
         with self._running(of_shape, precision, model) as group:
             able = [one for one in group.values() if one.is_running]
             samples = interleave(

@@ -33,6 +33,8 @@ class GpuPlan:
     seed: int = 0
     shapes: tuple[ShapePlan, ...] = USUAL
     precisions: tuple[str, ...] = PRECISIONS
+    device: str = "cuda"
+    kv_bytes: int = 8 << 30  # of ours
     prefill_lens: tuple[int, ...] = (8192, 16384, 32768)  # tokens of one sequence's attention
     has_peer: bool = True
     is_checked: bool = True  # whether the tests for the card come first
