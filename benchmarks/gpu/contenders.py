@@ -8,6 +8,7 @@ from benchmarks.engine.plan import NUM_ADAPTERS, ShapePlan
 from benchmarks.gpu.figures import PEER
 from benchmarks.gpu.plan import QUANTIZATION, GpuPlan
 
+_PEER_MEMORY = 0.5  # of what our process, which is started first, leaves
 _STEP_TOKENS = 4096  # new tokens in one step: what keeps a card's multipliers busy
 
 
@@ -37,6 +38,7 @@ def _peer(plan: GpuPlan, of_shape: ShapePlan) -> ContenderSpec:
     largest = of_shape.batches[-1]
     options: dict[str, Any] = {
         "device": plan.device,
+        "cache": {"max_memory_percent": _PEER_MEMORY},
         "num_seqs": largest.size,
         "prompt_len": max(largest.prompt_len, *of_shape.prompt_lens),
         "new_tokens": max(batch.new_tokens for batch in of_shape.batches),

@@ -1,7 +1,8 @@
 """transformers' continuous batching (`generate_batch`): paged cache, SDPA attention, CUDA graphs.
 
 Options: "device", "dtype", and the largest workload that will come, since the manager that stays is
-sized by the first that it sees: "num_seqs", "prompt_len", "new_tokens".
+sized by the first that it sees: "num_seqs", "prompt_len", "new_tokens". "cache": what its
+ContinuousBatchingConfig is told of memory; by itself it takes nearly all that is free.
 """
 
 import os
@@ -19,6 +20,7 @@ class TransformersBatchingContender:
         import torch
         import transformers
 
+        self._cache = transformers.ContinuousBatchingConfig(**options["cache"])
         dtype = getattr(torch, options.get("dtype", "bfloat16"))
         loaded = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, attn_implementation="sdpa"
@@ -36,6 +38,7 @@ class TransformersBatchingContender:
         found = self._model.generate_batch(
             prompts,
             generation_config=wanted,
+            continuous_batching_config=self._cache,
             max_new_tokens=max_tokens,
             persistent_manager=True,
         )

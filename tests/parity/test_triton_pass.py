@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 Made = Callable[[str], MadeModel]
-NUM_TOKENS = 5
+NUM_TOKENS = 4
 MAX_NUM_SEQS = 6
 
 

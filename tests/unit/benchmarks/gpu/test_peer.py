@@ -26,7 +26,8 @@ def test_texts_are_those_of_generate(tmp_path: Path) -> None:
     folder = make_model(TINY, root=tmp_path)
     peer = TransformersBatchingContender()
     sizes = {"num_seqs": 2, "prompt_len": 8, "new_tokens": 4}
-    peer.load(str(folder), {"device": "cpu", "dtype": "float32", **sizes})
+    cache = {"num_blocks": 32, "max_batch_tokens": 32}
+    peer.load(str(folder), {"device": "cpu", "dtype": "float32", "cache": cache, **sizes})
     prompts = [[5, 6, 7], [9, 10, 11, 12]]
     right = []
     for prompt in prompts:
