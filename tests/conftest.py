@@ -8,6 +8,9 @@ variable, and run torch's operations wherever it is set.
 
 import os
 import sys
+from itertools import pairwise
 
-if "gpu" not in sys.argv:
+_CHOSEN = [value for name, value in pairwise(sys.argv) if name == "-m"]
+
+if not any("gpu" in marks and "not gpu" not in marks for marks in _CHOSEN):
     os.environ["TRITON_INTERPRET"] = "1"
