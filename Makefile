@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt $(wildcard src/native/*.cpp src/native/*/*.cpp src/nati
 REPORT ?= demo-report
 
 # Benchmarks: ARGS=--quick. bench-speculation: QUICKMATCH_BENCH_DATA is a folder with workloads/ and pretrain/.
-.PHONY: demo test test-slow check bench-engine bench-speculation format setup clean
+.PHONY: demo test test-slow check bench-engine bench-speculation bench-gpu format setup clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.credit_cards.demo --out $(REPORT) $(if $(SERVE),--serve)
@@ -30,6 +30,10 @@ bench-engine: $(STAMP)
 
 bench-speculation: $(STAMP)
 	$(BIN)/python -m benchmarks.speculation $(ARGS)
+
+# An environment that is there is taken as it is: VENV=… names one whose torch was built with CUDA.
+bench-gpu: $(if $(wildcard $(BIN)/python),,$(STAMP))
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -74,10 +74,43 @@ QWEN3_600M = Shape(
 )
 SHAPES = {shape.name: shape for shape in (LLAMA_15M, QWEN3_600M)}
 
+# For a GPU: as Llama 3.2 1B and Llama 3.1 8B.
+LLAMA_1B = Shape(
+    name="llama-1b",
+    hidden_size=2048,
+    intermediate_size=8192,
+    num_layers=16,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=64,
+    vocab_size=128256,
+    max_len=16384,
+    rope_theta=500000.0,
+)
+LLAMA_8B = Shape(
+    name="llama-8b",
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    vocab_size=128256,
+    max_len=16384,
+    rope_theta=500000.0,
+    tie_word_embeddings=False,
+)
 
-def make_model(shape: Shape, *, seed: int = 0, root: Path = MODELS_FOLDER) -> Path:
-    """Return the folder of a bf16 model of that shape; made now unless it is there already."""
-    folder = root / f"{shape.name}-seed{seed}"
+
+def make_model(
+    shape: Shape, *, seed: int = 0, root: Path = MODELS_FOLDER, device: str = "cpu"
+) -> Path:
+    """Return the folder of a bf16 model of that shape; made now unless it is there already.
+
+    device: where the numbers are drawn; on a GPU they are others, and come sooner.
+    """
+    drawn_on = "" if device == "cpu" else f"-{device}"
+    folder = root / f"{shape.name}-seed{seed}{drawn_on}"
     if folder.is_dir():
         return folder
     draft = folder.with_suffix(".part")  # renamed when whole: a broken run leaves no folder
@@ -85,7 +118,7 @@ def make_model(shape: Shape, *, seed: int = 0, root: Path = MODELS_FOLDER) -> Pa
     draft.mkdir(parents=True)
     _write_json(draft / "config.json", config_json(shape))
     _write_json(draft / "generation_config.json", {"eos_token_id": 0, "pad_token_id": 0})
-    save_file(random_weights(shape, seed), draft / "model.safetensors", {"format": "pt"})
+    save_file(random_weights(shape, seed, device), draft / "model.safetensors", {"format": "pt"})
     make_tokenizer(min(shape.vocab_size, 8192), seed).save(str(draft / "tokenizer.json"))
     _write_json(draft / "tokenizer_config.json", _tokenizer_config(shape))
     return draft.rename(folder)
@@ -139,16 +172,16 @@ def weight_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (shape.vocab_size, hidden)
 
 
-def random_weights(shape: Shape, seed: int) -> dict[str, Tensor]:
-    """Draw the checkpoint, bf16; norms are ones."""
-    generator = torch.Generator().manual_seed(seed)
+def random_weights(shape: Shape, seed: int, device: str = "cpu") -> dict[str, Tensor]:
+    """Draw the checkpoint, bf16, in memory that is not the device's; norms are ones."""
+    generator = torch.Generator(device).manual_seed(seed)
     weights: dict[str, Tensor] = {}
     for name, size in weight_shapes(shape):
         if len(size) == 1:
             weights[name] = torch.ones(size, dtype=torch.bfloat16)
         else:
-            drawn = torch.randn(size, generator=generator) * _INIT_STD
-            weights[name] = drawn.to(torch.bfloat16)
+            drawn = torch.randn(size, generator=generator, device=device) * _INIT_STD
+            weights[name] = drawn.to(torch.bfloat16).cpu()
     return weights
 
 

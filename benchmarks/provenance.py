@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_PACKAGES = ("quickmatch", "torch", "transformers", "tokenizers", "numpy")
+_PACKAGES = ("quickmatch", "torch", "triton", "transformers", "tokenizers", "numpy")
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 

@@ -74,7 +74,7 @@ def running(
         for spec in _specs(plan, of_shape, precision):
             peer = PEERS_BY_NAME.get(spec.name)
             one = group[spec.name] = Running(spec.name, peer.max_batch if peer else 32)
-            _start(one, replace(spec, log=f"{spec.name}-{of_shape.shape.name}-{precision}"), model)
+            start(one, replace(spec, log=f"{spec.name}-{of_shape.shape.name}-{precision}"), model)
         yield group
     finally:
         for one in group.values():
@@ -102,7 +102,8 @@ def _specs(plan: Plan, of_shape: ShapePlan, precision: str) -> list[ContenderSpe
     return specs
 
 
-def _start(one: Running, spec: ContenderSpec, model: Path) -> None:
+def start(one: Running, spec: ContenderSpec, model: Path) -> None:
+    """Start its process and have it load the model, or note why it does not run."""
     try:
         one.contender = Contender(spec)
         seconds = one.contender.load(model)

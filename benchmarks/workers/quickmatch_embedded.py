@@ -104,10 +104,13 @@ class QuickmatchContender:
 def _bytes_a_step(runner: ModelRunner) -> int:
     """Return the weights that every step reads: all but an embedding that is only looked up in.
 
-    The native pass keeps its own copies of what it multiplies by, a tied embedding's among them.
+    Every pass keeps its own copy of what it multiplies by, a tied embedding's among them.
     """
     decoder = getattr(runner._pass, "decoder", None)
-    return runner.model_bytes if decoder is None else int(decoder.num_bytes)
+    if decoder is not None:
+        return int(decoder.num_bytes)
+    embedding = runner._pass.embedding
+    return runner.model_bytes - embedding.numel() * embedding.element_size()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Quantization(StrEnum):
     INT4 = "int4"
     INT4_ASYM = "int4-asym"
     MXFP4 = "mxfp4"
+    FP8 = "fp8"  # GPUs that have it
 
 
 def register(app: typer.Typer) -> None:

@@ -92,7 +92,7 @@ class TorchAttention:
         plan = _Plan(len(batch.token_ids))
         short: list[Span] = []
         for span in batch.spans:
-            if span.num_tokens <= SHORT_TOKENS:
+            if span.tree is not None or span.num_tokens <= SHORT_TOKENS:
                 short.append(span)
             else:
                 plan.chunks.append(self._chunk(span, window, packer))

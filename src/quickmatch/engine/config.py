@@ -8,7 +8,7 @@ from quickmatch.engine.speculation.config import SpeculationConfig
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 KVCacheDtype = Literal["auto", "int8"]  # auto: the model's
-Quantization = Literal["none", "int8", "int4", "int4-asym", "mxfp4"]
+Quantization = Literal["none", "int8", "int4", "int4-asym", "mxfp4", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,17 +89,29 @@ class Decoder:
         if inputs.lora is not None:
             qkv = inputs.lora.add(qkv, x, index, QKV)
         heads = qkv.view(len(qkv), -1, config.head_dim)  # [num_tokens, q + k + v heads, head_dim]
-        num_rotated = config.num_heads + config.num_kv_heads
-        rotated = heads[:, :num_rotated]
+        self._place(index, layer, heads, cos, sin, inputs)
+        plan = inputs.plans[config.windows[index]]
+        out = self._attention.run(plan, index, heads, self._cache)
+        hidden = layer.o.add_to(hidden, out)
+        return hidden if inputs.lora is None else inputs.lora.add(hidden, out, index, OUT)
+
+    def _place(
+        self,
+        index: int,
+        layer: LayerWeights,
+        heads: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        inputs: StepInputs,
+    ) -> None:
+        """Norm and rotate queries and keys in place; store keys and values."""
+        config = self._config
+        rotated = heads[:, : config.num_heads + config.num_kv_heads]
         if layer.qk_norm is not None:
             normed = F.rms_norm(rotated, (config.head_dim,), None, config.rms_norm_eps)
             torch.mul(normed, layer.qk_norm, out=rotated)
         rotate_(rotated, cos, sin)
         self._cache.write(index, inputs.slots, heads[:, config.num_heads :])
-        plan = inputs.plans[config.windows[index]]
-        out = self._attention.run(plan, index, heads, self._cache)
-        hidden = layer.o.add_to(hidden, out)
-        return hidden if inputs.lora is None else inputs.lora.add(hidden, out, index, OUT)
 
     def _mlp(
         self, index: int, layer: LayerWeights, hidden: Tensor, lora: LoraStep | None
@@ -108,7 +120,10 @@ class Decoder:
         gate_up = layer.gate_up(x)
         if lora is not None:
             gate_up = lora.add(gate_up, x, index, GATE_UP)
-        gate, up = gate_up.chunk(2, -1)
-        inner = F.silu(gate).mul_(up)
+        inner = self._activate(gate_up)
         hidden = layer.down.add_to(hidden, inner)
         return hidden if lora is None else lora.add(hidden, inner, index, DOWN)
+
+    def _activate(self, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate).mul_(up)

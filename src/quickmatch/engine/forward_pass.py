@@ -1,9 +1,10 @@
-"""The pass of a model over a step's rows: one interface, two ways to compute it.
+"""The pass of a model over a step's rows: one interface, three ways to compute it.
 
 `TorchPass` (torch_pass.py) is made of torch's operations and runs anywhere, in any format.
 `NativePass` (native_pass.py) is one call of our own C++ a step, for processors with AVX-512 and
-bfloat16. Both own what a pass needs: the weights, the keys and values, the loaded adapters. Which
-one a model gets is decided by `make_pass`, once, and logged with the reason.
+bfloat16. `TritonPass` (gpu/triton_pass.py) is for GPUs: Triton's kernels, decode steps as graphs.
+Each owns what a pass needs: the weights, the keys and values, the loaded adapters. Which one a
+model gets is decided by `make_pass`, once, and logged with the reason.
 """
 
 import logging
@@ -18,7 +19,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine.batch import Eviction, StepBatch
 from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
-from quickmatch.engine.quantization.formats import WeightFormat
+from quickmatch.engine.quantization.formats import FP8, WeightFormat
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class PassSize:
     num_blocks: int
     block_size: int  # tokens
     max_model_len: int  # tokens
+    max_num_seqs: int = 64  # sequences in one step
     has_int8_kv: bool = False  # keys and values in 8 bits
 
 
@@ -96,12 +98,17 @@ def make_pass(
 
     num_threads: of the native pass, which uses them where a step is large enough; torch has its
     own. form: what the weights are rounded to while they are read. Raises ModelLoadError naming
-    what is wrong with the folder, ConfigError if keys and values are to have a format that the pass
-    does not have.
+    what is wrong with the folder, ConfigError if weights, or keys and values, are to have a format
+    that cannot be had here.
     """
+    from quickmatch.engine.gpu.support import why_not_fp8, why_not_triton
     from quickmatch.engine.native_pass import NativePass, why_not_native
     from quickmatch.engine.torch_pass import TorchPass
 
+    if form is FP8 and (reason := why_not_fp8(device)):
+        raise ConfigError(
+            f"quantization fp8 needs a GPU that has it, and {reason}; use int8 for as few bits"
+        )
     reason = why_not_native(model, size, dtype=dtype, device=device)
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)
@@ -111,5 +118,14 @@ def make_pass(
             f"kv_cache_dtype int8 needs the native decoder, which cannot run here: {reason}; "
             "leave the setting out"
         )
-    logger.info("%s runs in torch's operations: %s", folder.name, reason)
+    if device.type == "cuda":
+        reason = why_not_triton(device)
+        if reason is None:
+            from quickmatch.engine.gpu.triton_pass import TritonPass
+
+            logger.info("%s runs in Triton's kernels", folder.name)
+            return TritonPass(folder, model, size, dtype=dtype, device=device, form=form)
+        logger.warning("%s runs in torch's operations, slower: %s", folder.name, reason)
+    else:
+        logger.info("%s runs in torch's operations: %s", folder.name, reason)
     return TorchPass(folder, model, size, dtype=dtype, device=device, form=form)

@@ -84,6 +84,11 @@ class KVCache:
             picked = kept.repeat(2, 1)[:, :, None].expand(-1, -1, self._head_dim)
             layer.index_copy_(1, targets, held.gather(1, picked))
 
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and its values as they lie, [num_kv_heads, num_slots, head_dim]."""
+        slots = self._layers[layer]
+        return slots[: self._num_kv_heads], slots[self._num_kv_heads :]
+
     def gather(self, layer: int, block_ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         """Return keys and values, each [num_kv_heads, num_rows, num_tokens, head_dim], contiguous.
 

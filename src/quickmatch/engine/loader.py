@@ -28,7 +28,9 @@ from quickmatch.engine.weights import (
     DecoderTensors,
     DecoderWeights,
     LayerTensors,
+    LinearMaker,
     LinearTensors,
+    dense_maker,
     pack_weights,
 )
 
@@ -172,10 +174,14 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device,
     form: WeightFormat | None = None,
+    make: LinearMaker | None = None,
 ) -> DecoderWeights:
-    """Read a whole decoder as torch runs it. Raises ModelLoadError as `read_tensors`."""
+    """Read a whole decoder. make: wraps its weights; None: as torch multiplies them fastest.
+
+    Raises ModelLoadError as `read_tensors`.
+    """
     tensors = read_tensors(folder, config, dtype=dtype, device=device, form=form)
-    return pack_weights(tensors, config, dtype=dtype)
+    return pack_weights(tensors, config, make or dense_maker(dtype, device))
 
 
 def _read_layer(checkpoint: Checkpoint, config: ModelConfig, index: int) -> LayerTensors:

@@ -96,6 +96,7 @@ class ModelRunner:
             num_blocks=size.num_blocks,
             block_size=config.block_size,
             max_model_len=size.max_model_len,
+            max_num_seqs=config.max_num_seqs,
             has_int8_kv=config.kv_cache_dtype == "int8",
         )
         self._pass = make_pass(

@@ -4,7 +4,7 @@ Query, key and value are one matrix, gate and up are one matrix: fewer, larger m
 A fused matrix's rows are in that order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -90,29 +90,32 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def pack_weights(
-    tensors: DecoderTensors, config: ModelConfig, *, dtype: torch.dtype
-) -> DecoderWeights:
-    """Put a model's tensors into the form that torch runs fastest here.
+# Wraps a weight [out, in] and its bias as a decoder multiplies it.
+LinearMaker = Callable[[Tensor | QuantizedTensor, Tensor | None], Linear]
 
-    torch's products read dense weights: quantized ones are rounded, and as large as others.
-    """
+
+def dense_maker(dtype: torch.dtype, device: torch.device) -> LinearMaker:
+    """Return what makes torch's products: dense; quantized ones are rounded, and as large."""
+
+    def make(weight: Tensor | QuantizedTensor, bias: Tensor | None) -> Linear:
+        dense = weight if isinstance(weight, Tensor) else weight.dequantized(dtype)
+        return make_linear(dense.to(device), bias)
+
+    return make
+
+
+def pack_weights(tensors: DecoderTensors, config: ModelConfig, make: LinearMaker) -> DecoderWeights:
+    """Put a model's tensors into the form that a decoder runs fastest here."""
     return DecoderWeights(
         embedding=tensors.embedding,
-        layers=[_pack_layer(layer, config.rms_norm_eps, dtype) for layer in tensors.layers],
+        layers=[_pack_layer(layer, config.rms_norm_eps, make) for layer in tensors.layers],
         norm=RmsNorm(tensors.norm, config.rms_norm_eps),
-        lm_head=make_linear(_dense(tensors.lm_head, dtype)),
+        lm_head=make(tensors.lm_head, None),
     )
 
 
-def _dense(weight: Tensor | QuantizedTensor, dtype: torch.dtype) -> Tensor:
-    return weight if isinstance(weight, Tensor) else weight.dequantized(dtype)
-
-
-def _pack_layer(layer: LayerTensors, eps: float, dtype: torch.dtype) -> LayerWeights:
-    qkv, o, gate_up, down = (
-        make_linear(_dense(one.weight, dtype), one.bias) for one in layer.linears
-    )
+def _pack_layer(layer: LayerTensors, eps: float, make: LinearMaker) -> LayerWeights:
+    qkv, o, gate_up, down = (make(one.weight, one.bias) for one in layer.linears)
     return LayerWeights(
         attention_norm=RmsNorm(layer.attention_norm, eps),
         qkv=qkv,

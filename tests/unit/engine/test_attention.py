@@ -115,6 +115,21 @@ def test_a_long_chunk_is_attended_in_pieces() -> None:
         torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
 
 
+def test_a_large_tree_is_no_chunk() -> None:
+    """Its nodes see their ancestors alone, however many rows it has."""
+    generator = torch.Generator().manual_seed(4)
+    cache = KVCache(config_of(4, 2, 8), NUM_BLOCKS, 16, dtype=torch.float32, device=CPU)
+    num_tokens, context = 60, 21
+    tree = random_tree(random.Random(0), num_tokens - 1)
+    span = Span(0, num_tokens, context, list(range(8)), -1, None, tree)
+    batch = StepBatch([0] * num_tokens, [0] * num_tokens, [0] * num_tokens, [span])
+    heads = torch.randn(num_tokens, 8, 8, generator=generator)
+    cache.write(1, torch.arange(context, context + num_tokens), heads[:, 4:])
+    right = attend(ReferenceAttention(4, 2, 8, 16), batch, None, heads, cache)
+    got = attend(TorchAttention(4, 2, 8, 16), batch, None, heads, cache)
+    torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
+
+
 def test_long_and_short_decodes_are_batched_apart() -> None:
     """Rows whose padding would more than double the work form groups of like length."""
     attention = TorchAttention(2, 2, 8, 4)

@@ -3,8 +3,8 @@
 A matrix [out, in] is cut along `in` into groups; each group of a row has a scale, and in asymmetric
 formats a zero point. A weight is then (code - zero) * scale, with codes from 0 to 2^bits - 1; in
 symmetric formats the zero point is the middle, so that codes are what others store as signed
-numbers, moved up. In MXFP4 codes are small floating-point numbers instead (mxfp4.py). Owns no file
-and no kernel.
+numbers, moved up. In MXFP4 codes are small floating-point numbers instead (mxfp4.py), in FP8 the
+bits of an e4m3, with one scale a row. Owns no file and no kernel.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from quickmatch.engine.quantization import mxfp4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
-    """How weights are rounded. group_size: inputs that share a scale, at most."""
+    """How weights are rounded. group_size: inputs that share a scale, at most; 0: a whole row."""
 
     name: str
     bits: int
     group_size: int
     is_symmetric: bool
-    is_float: bool = False  # codes are MXFP4's
+    is_float: bool = False  # codes are MXFP4's; of 8 bits: e4m3's
 
     @property
     def zero(self) -> int:
@@ -43,11 +43,14 @@ INT4_ASYMMETRIC = WeightFormat(name="int4-asym", bits=4, group_size=32, is_symme
 MXFP4 = WeightFormat(
     name="mxfp4", bits=4, group_size=mxfp4.GROUP_SIZE, is_symmetric=True, is_float=True
 )
+FP8 = WeightFormat(name="fp8", bits=8, group_size=0, is_symmetric=True, is_float=True)
 FORMATS = {one.name: one for one in (INT8, INT4, INT4_ASYMMETRIC, MXFP4)}
+_LOADABLE = {**FORMATS, FP8.name: FP8}  # a folder in FP8 is others' to write
 
 _LEAST_GROUP = 16
 _CHUNK = 1 << 18  # numbers that are rounded at a time
 _LEAST_SCALE = 2.0**-20  # of a group of zeros
+_MOST_E4M3 = 448.0
 _SCALE_UP = 256.0  # as kernels do it: of small weights they would be too small for float16
 
 
@@ -59,7 +62,7 @@ class QuantizedTensor:
     scales: Tensor  # [out, in / group_size] float32
     zeros: Tensor | None  # the same shape, uint8; None: symmetric
     bits: int
-    is_float: bool = False  # codes are MXFP4's
+    is_float: bool = False  # codes are MXFP4's; of 8 bits: e4m3's
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,6 +73,12 @@ class QuantizedTensor:
     def group_size(self) -> int:
         """Inputs that share a scale."""
         return self.codes.shape[1] // self.scales.shape[1]
+
+    def to(self, device: torch.device) -> "QuantizedTensor":
+        """Return the same on a device."""
+        zeros = None if self.zeros is None else self.zeros.to(device)
+        codes, scales = self.codes.to(device), self.scales.to(device)
+        return QuantizedTensor(codes, scales, zeros, self.bits, self.is_float)
 
     def dequantized(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the matrix that the codes stand for."""
@@ -82,9 +91,9 @@ class QuantizedTensor:
 
 def find_format(name: str) -> WeightFormat:
     """Return a format by its name. Raises ConfigError."""
-    if name not in FORMATS:
-        raise ConfigError(f"there is no weight format {name!r}; there are: {', '.join(FORMATS)}")
-    return FORMATS[name]
+    if name not in _LOADABLE:
+        raise ConfigError(f"there is no weight format {name!r}; there are: {', '.join(_LOADABLE)}")
+    return _LOADABLE[name]
 
 
 def group_size_of(wanted: int, num_inputs: int) -> int:
@@ -106,8 +115,8 @@ def group_size_of(wanted: int, num_inputs: int) -> int:
 def quantize(weight: Tensor, form: WeightFormat) -> QuantizedTensor:
     """Round a matrix [out, in] to the nearest codes. Raises ConfigError on an odd width."""
     out, num_inputs = weight.shape
-    size = group_size_of(form.group_size, num_inputs)
-    if form.is_float and size != form.group_size:
+    size = group_size_of(form.group_size, num_inputs) if form.group_size else num_inputs
+    if form.is_float and form.group_size and size != form.group_size:
         raise ConfigError(
             f"a matrix with {num_inputs} inputs has no groups of {form.group_size}, as "
             f"{form.name} has them; use int4 for this model"
@@ -138,6 +147,8 @@ def in_groups(weight: Tensor, size: int) -> Tensor:
 
 def group_scales(grouped: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor | None]:
     """Return scales and zero points of groups [..., group_size]: [...] float32, [...] uint8."""
+    if form.is_float and form.bits == 8:
+        return (grouped.abs().amax(-1) / _MOST_E4M3).clamp(min=_LEAST_SCALE), None
     if form.is_float:
         return mxfp4.best_scales(grouped), None
     if form.is_symmetric:
@@ -157,6 +168,9 @@ def _as_kept(scales: Tensor) -> Tensor:
 
 def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightFormat) -> Tensor:
     """Return the nearest codes, uint8; scales and zeros broadcast over weight."""
+    if form.is_float and form.bits == 8:
+        numbers = (weight.float() / scales).clamp_(-_MOST_E4M3, _MOST_E4M3)
+        return numbers.to(torch.float8_e4m3fn).view(torch.uint8)
     if form.is_float:
         return mxfp4.nearest_codes(weight, scales)
     offset = form.zero if zeros is None else zeros.float()
@@ -166,6 +180,8 @@ def to_codes(weight: Tensor, scales: Tensor, zeros: Tensor | None, form: WeightF
 
 def from_codes(codes: Tensor, zeros: Tensor | None, *, bits: int, is_float: bool) -> Tensor:
     """Return what codes stand for, in scales, as float32; zeros broadcast over them."""
+    if is_float and bits == 8:
+        return codes.view(torch.float8_e4m3fn).float()
     if is_float:
         return mxfp4.values(codes)
     return codes.float() - (1 << (bits - 1) if zeros is None else zeros.float())

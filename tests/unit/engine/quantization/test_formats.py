@@ -43,6 +43,21 @@ def test_more_bits_and_zero_points_are_nearer() -> None:
     assert distances == sorted(distances)
 
 
+def test_fp8_keeps_three_binary_digits_and_one_scale_a_row() -> None:
+    form = find_format("fp8")
+    weight = WEIGHT[:, :40] * torch.logspace(-4, 4, 24)[:, None]  # no width is odd to it
+    rounded = quantize(weight, form)
+    assert rounded.scales.shape == (24, 1)
+    large = weight.abs() > weight.abs().amax(1, keepdim=True) * 2**-14  # the rest is subnormal
+    moved = ((rounded.dequantized() - weight) / weight).abs()
+    assert moved[large].max() <= 2**-4
+    assert 0.01 < moved[large].mean() < 2**-5
+    assert torch.isfinite(rounded.dequantized()).all()
+    both = join([rounded, quantize(weight[:3], form)])
+    assert torch.equal(both.dequantized()[:24], rounded.dequantized())
+    assert not quantize(torch.zeros(2, 40), form).dequantized().any()
+
+
 def test_groups_of_zeros_stay_zero() -> None:
     for form in FORMATS.values():
         assert not quantize(torch.zeros(2, 64), form).dequantized().any()

@@ -1,0 +1,16 @@
+"""Where there is no GPU to compile for, Triton's kernels are interpreted.
+
+Triton looks at the variable once, when it is imported, and other tests import it by way of their
+libraries. So it is set here, before pytest reads any other file of tests, and before it has read
+its own arguments. `pytest -m gpu` compiles for the card. Servers that tests start inherit the
+variable, and run torch's operations wherever it is set.
+"""
+
+import os
+import sys
+from itertools import pairwise
+
+_CHOSEN = [value for name, value in pairwise(sys.argv) if name == "-m"]
+
+if not any("gpu" in marks and "not gpu" not in marks for marks in _CHOSEN):
+    os.environ["TRITON_INTERPRET"] = "1"
