@@ -19,6 +19,7 @@ from benchmarks.contender import LOGS
 from benchmarks.engine.contenders import OURS
 from benchmarks.engine.figures import (
     STARTUP,
+    STRICT,
     bandwidth_row,
     long_name,
     memory_row,
@@ -97,7 +98,9 @@ class Bench:
         """Add the rows that need the ceilings, or two precisions."""
         copied = self._report.ceilings["copy_gb_per_s"]
         for (shape, precision), (rates, info) in self._ours.items():
-            self._report.add(bandwidth_row(shape, precision, rates, info, copied))
+            judged = (shape, precision) == STRICT
+            row = bandwidth_row(shape, precision, rates, info, copied, judged=judged)
+            self._report.add(row)
         for (shape, precision), (_, info) in self._ours.items():
             if precision != "bf16" and (shape, "bf16") in self._ours:
                 self._report.add(memory_row(shape, precision, info, self._ours[shape, "bf16"][1]))

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.contender import LOGS
 from benchmarks.engine.contenders import OURS
-from benchmarks.engine.figures import own_rows
+from benchmarks.engine.figures import bandwidth_row, own_rows
 from benchmarks.engine.own import measure_own
 from benchmarks.engine.plan import ShapePlan
 from benchmarks.engine.running import Running, start
@@ -34,7 +34,6 @@ from benchmarks.gpu.figures import (
     missing_row,
     prefill_rows,
     rate_rows,
-    share_row,
 )
 from benchmarks.gpu.plan import MEMORY_GIB, GpuPlan, parse_arguments
 from benchmarks.harness import RESULTS, Report, interleave, run_benchmark
@@ -107,7 +106,8 @@ class Bench:
         info = group[OURS].info
         self._report.add(*rate_rows(of_shape, precision, samples, group))
         copied = self._report.ceilings["copy_gb_per_s"]
-        self._report.add(share_row(name, precision, samples[OURS], info, copied))
+        judged = precision == "bf16"
+        self._report.add(bandwidth_row(name, precision, samples[OURS], info, copied, judged=judged))
         self._report.add(*own_rows(name, precision, own))
         self._report.peers[f"{name} {precision}"] = {
             one.name: one.reason or one.info for one in group.values()

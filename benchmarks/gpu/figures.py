@@ -8,7 +8,6 @@ attention of a prompt of 8K, 16K, 32K        ≤ 1 × SDPA (a time)
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.engine.contenders import OURS
 from benchmarks.engine.figures import batch_name, first_token_name
@@ -20,7 +19,6 @@ from benchmarks.rows import Bar, Row, against, at_least, at_most, single
 PEER = "transformers-batching"
 SDPA = "sdpa"  # torch's scaled_dot_product_attention
 CHECKS = "tests that passed on the card"
-_SHARE = at_least(0.8)
 _AS_FAST = at_least(1.0, times_peer=True)
 _AS_SOON = at_most(1.0, times_peer=True)
 
@@ -42,20 +40,6 @@ def rate_rows(
         else:
             rows += against(label, unit, ours, {PEER: samples[PEER][name]}, bars={PEER: bar})
     return rows
-
-
-def share_row(
-    shape: str,
-    precision: str,
-    rates: Mapping[str, Sequence[float]],
-    info: Mapping[str, Any],
-    copy_gb_per_s: float,
-) -> Row:
-    """The weights that a step reads × steps a second, of what the card can copy."""
-    gb_a_token = info["read_bytes"] / 1e9
-    shares = [rate * gb_a_token / copy_gb_per_s for rate in rates[batch_name("decode", 1)]]
-    name = f"{shape} {precision}: weights read at B=1 ÷ copy bandwidth"
-    return single(name, shares, "", _SHARE if precision == "bf16" else None)
 
 
 def prefill_rows(shape: str, length: int, taken: Mapping[str, Sequence[float]]) -> list[Row]:

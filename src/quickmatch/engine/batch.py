@@ -63,6 +63,7 @@ class Eviction:
     targets: list[int]  # slots that those that stay move to, in order; may overlap sources
     num_first: int  # leading tokens that stay in any case
     num_last: int  # and trailing ones
+    sequence_id: int = -1
 
 
 @dataclass(slots=True)

@@ -67,7 +67,7 @@ class KVLimit:
         table, size = sequence.block_table, blocks.block_size
         num_evicted = sequence.num_evicted_tokens + self.num_tokens - self.num_kept
         num_places = min(sequence.num_tokens - num_evicted, self.num_tokens)
-        num_blocks = blocks.blocks_for(max(num_places, self.num_kept))
+        num_blocks = blocks.blocks_for(num_places)
         own = [block for block in table if blocks.is_private(block)]
         others = [block for block in table if not blocks.is_private(block)]
         if num_blocks - len(own) > blocks.num_free + blocks.num_last_held(others):
@@ -78,7 +78,7 @@ class KVLimit:
         table[:] = [*own[:num_blocks], *fresh]
         sequence.num_evicted_tokens = num_evicted
         targets = _slots(table, self.num_kept, size)
-        return Eviction(sources, targets, self.num_first, self.num_last)
+        return Eviction(sources, targets, self.num_first, self.num_last, sequence.id)
 
 
 def _slots(table: list[int], num_tokens: int, size: int) -> list[int]:

@@ -149,7 +149,7 @@ class EngineLoop:
     def _fetch(self, request: Generate) -> bool:
         """Have the adapter of a request read if only the disk has it; True: the request waits."""
         path = self._engine.adapter_to_read(request.adapter)
-        if request.adapter is None or path is None:
+        if request.adapter is None or path is None or self._engine.scheduler.is_full:
             return False
         if request.adapter not in self._fetching:
             self._fetching[request.adapter] = []

@@ -216,6 +216,7 @@ class ModelRunner:
         self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
     ) -> PassOutput:
         for eviction in batch.evictions:
+            self.drafters.forget(eviction.sequence_id)  # while its places are still its own
             self._pass.evict(eviction)
         return self._pass.run(batch, rows, aux_layers)
 

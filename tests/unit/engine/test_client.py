@@ -125,7 +125,7 @@ async def test_a_slow_reader_gets_all_and_holds_nobody_up(client: EngineClient) 
         tokens = list((await anext(slow)).token_ids)
         assert len(await collect(client, request("fast", max_tokens=120))) == 120
         pieces = [piece async for piece in slow]
-    assert len(pieces) < 20  # what had queued up came in one piece
+    assert len(pieces) < 5  # what had queued up came in one piece
     for piece in pieces:
         tokens.extend(piece.token_ids)
     assert tokens == await collect(client, request("again", max_tokens=60))

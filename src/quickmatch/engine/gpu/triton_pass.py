@@ -1,6 +1,6 @@
 """A pass made of Triton's kernels and torch's products, for GPUs (forward_pass.py).
 
-Owns what torch_pass.py owns, beside the graphs of decode steps. A step in which every sequence has
+Owns the graphs of decode steps, beside what a DecoderPass owns. A step in which every sequence has
 one token, or a draft, is replayed (decode_steps.py); any other is launched operation by operation.
 """
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from quickmatch.engine.batch import Eviction, Span, StepBatch
+from quickmatch.engine.batch import Span, StepBatch
+from quickmatch.engine.decoder_pass import DecoderPass
 from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.gpu.attention import TritonAttention
 from quickmatch.engine.gpu.decode_steps import DecodeSteps, StepLimits
@@ -17,10 +18,8 @@ from quickmatch.engine.gpu.decoder import TritonDecoder
 from quickmatch.engine.gpu.linear import make_gpu_linear
 from quickmatch.engine.gpu.lora import TritonAdapterSteps
 from quickmatch.engine.gpu.tiles import SHORT_TOKENS
-from quickmatch.engine.inputs import make_inputs
 from quickmatch.engine.kv_cache import KVCache
 from quickmatch.engine.loader import load_weights
-from quickmatch.engine.lora import LoraLayers
 from quickmatch.engine.model_config import ModelConfig
 from quickmatch.engine.quantization.formats import WeightFormat
 from quickmatch.engine.rope import RotaryTable
@@ -28,7 +27,7 @@ from quickmatch.engine.rope import RotaryTable
 _INTERPRETED_PROCESSORS = 1  # where there is no device to ask
 
 
-class TritonPass:
+class TritonPass(DecoderPass):
     """One model's. Raises ModelLoadError from the constructor."""
 
     def __init__(
@@ -44,30 +43,25 @@ class TritonPass:
         """device: a GPU; a CPU only where the kernels are interpreted, as tests have them."""
         make = partial(make_gpu_linear, dtype=dtype, device=device)
         weights = load_weights(folder, model, dtype=dtype, device=device, form=form, make=make)
-        self.num_bytes = weights.num_bytes
-        self.embedding = weights.embedding
-        self._device = device
-        self._windows = frozenset(model.windows)
         # One block more than sequences have: rows that only pad a step write there.
-        self._cache = KVCache(
-            model, size.num_blocks + 1, size.block_size, dtype=dtype, device=device
-        )
+        cache = KVCache(model, size.num_blocks + 1, size.block_size, dtype=dtype, device=device)
         rotary = RotaryTable(
             model.rope, model.head_dim, size.max_model_len, dtype=dtype, device=device
         )
-        self._attention = TritonAttention(
+        attention = TritonAttention(
             model.num_heads,
             model.num_kv_heads,
             model.head_dim,
             size.block_size,
             num_processors=num_processors(device),
         )
-        self._decoder = TritonDecoder(model, weights, rotary, self._cache, self._attention)
-        self._adapters = TritonAdapterSteps(model.num_layers, dtype=dtype, device=device)
+        decoder = TritonDecoder(model, weights, rotary, cache, attention)
+        adapters = TritonAdapterSteps(model.num_layers, dtype=dtype, device=device)
+        super().__init__(model, weights, decoder, attention, cache, adapters, device=device)
         self._decodes = DecodeSteps(
-            self._decoder.forward,
-            self._attention,
-            self._adapters,
+            decoder.forward,
+            attention,
+            adapters,
             self._windows,
             StepLimits(
                 max_num_seqs=size.max_num_seqs,
@@ -97,33 +91,7 @@ class TritonPass:
         kind = self._decodes.kind_of(batch, aux_layers)
         if kind is not None:
             return self._decodes.run(batch, rows, kind)
-        inputs = make_inputs(
-            batch,
-            attention=self._attention,
-            windows=self._windows,
-            lora=self._adapters.step(batch.spans, len(batch.token_ids)),
-            device=self._device,
-            wanted=rows,
-            aux_layers=aux_layers,
-        )
-        return PassOutput(self._decoder.forward(inputs), inputs.aux)
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """See ForwardPass.move."""
-        moves = torch.tensor([sources, targets], device=self._device)
-        self._cache.move(moves[0], moves[1])
-
-    def evict(self, eviction: Eviction) -> None:
-        """See ForwardPass.evict."""
-        self._cache.evict(eviction)
-
-    def put_adapter(self, row: int, layers: LoraLayers) -> None:
-        """See ForwardPass.put_adapter."""
-        self._adapters.put(row, layers)
-
-    def drop_adapter(self, row: int) -> None:
-        """See ForwardPass.drop_adapter."""
-        self._adapters.drop(row)
+        return super().run(batch, rows, aux_layers)
 
 
 def num_processors(device: torch.device) -> int:

@@ -52,9 +52,12 @@ def test_alone_our_values_are_told_without_bars() -> None:
 
 def test_bandwidth_and_memory_are_judged_where_they_matter() -> None:
     rates, told = {"decode, B=1": [80.0, 90.0, 85.0]}, {"read_bytes": 400_000_000}
-    judged = bandwidth_row("qwen3-600m", "int4", rates, told, 40.0)
+    judged = bandwidth_row("qwen3-600m", "int4", rates, told, 40.0, judged=True)
     assert (judged.value, judged.holds) == (0.85, True)
-    assert bandwidth_row("llama-15m", "int4", rates, told, 40.0).bar is None
+    slow = bandwidth_row("qwen3-600m", "int4", rates, told, 44.0, judged=True)
+    assert slow.holds is False
+    free = bandwidth_row("llama-15m", "int4", rates, told, 40.0, judged=False)
+    assert free.bar is None
     small, large = {"weight_bytes": 31}, {"weight_bytes": 100}
     assert memory_row("qwen3-600m", "int4", small, large).holds is False
     assert memory_row("qwen3-600m", "int8", small, large).holds is None

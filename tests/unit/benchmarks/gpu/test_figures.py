@@ -2,7 +2,7 @@
 
 from benchmarks.engine.contenders import OURS
 from benchmarks.engine.running import Running
-from benchmarks.gpu.figures import PEER, SDPA, missing_row, prefill_rows, rate_rows, share_row
+from benchmarks.gpu.figures import PEER, SDPA, missing_row, prefill_rows, rate_rows
 from benchmarks.gpu.plan import USUAL
 from benchmarks.rows import Row
 
@@ -35,14 +35,6 @@ def test_a_peer_that_failed_says_why_and_judges_nothing() -> None:
     assert (row.value, row.holds, row.note) == (110.0, None, "out of memory")
     alone = _rows(110.0, None)["decode, B=1"]
     assert (alone.value, alone.peer, alone.bar) == (110.0, None, None)
-
-
-def test_the_share_of_the_bandwidth_is_judged_in_bf16() -> None:
-    rates, info = {"decode, B=1": [200.0, 210.0, 220.0]}, {"read_bytes": 16_000_000_000}
-    judged = share_row("llama-8b", "bf16", rates, info, 4000.0)
-    assert (judged.value, judged.bar, judged.holds) == (0.84, "≥ 0.8", True)
-    assert share_row("llama-8b", "bf16", rates, info, 4400.0).holds is False
-    assert share_row("llama-8b", "int4", rates, info, 4000.0).bar is None
 
 
 def test_prefill_is_a_time_beside_sdpas() -> None:
