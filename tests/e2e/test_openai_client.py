@@ -1,6 +1,10 @@
 """The official OpenAI client and LangChain work by changing the base URL."""
 
+import re
+from typing import Literal
+
 import openai
+import pydantic
 import pytest
 from langchain_openai import ChatOpenAI
 
@@ -198,3 +202,33 @@ def test_langchain_invoke_and_stream(server: Server) -> None:
     assert answer.usage_metadata["output_tokens"] > 0
     streamed = "".join(str(chunk.content) for chunk in model.stream("the quick fox"))
     assert streamed == answer.content
+
+
+class Card(pydantic.BaseModel):
+    """What the model has to fill in."""
+
+    kind: Literal["good", "poor"]
+    age: int = pydantic.Field(ge=0, le=999)
+    is_new: bool
+
+
+def test_a_pydantic_model_is_filled_in_by_random_weights(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model="tiny",
+        messages=ASK,  # type: ignore[arg-type]
+        max_tokens=200,
+        seed=1,
+        response_format=Card,
+    )
+    choice = answer.choices[0]
+    assert choice.finish_reason == "stop"
+    assert isinstance(choice.message.parsed, Card)
+
+
+def test_structured_outputs_as_vllm_has_them(client: openai.OpenAI) -> None:
+    def text(**wanted: object) -> str:
+        return ask(client, max_tokens=60, extra_body={"structured_outputs": wanted})
+
+    assert text(choice=["a fox", "a dog"]) in ("a fox", "a dog")
+    assert re.fullmatch("[0-9]{3}-[a-z]{2}", text(regex="[0-9]{3}-[a-z]{2}"))
+    assert text(grammar='root ::= "x" ("y" | "z")') in ("xy", "xz")

@@ -5,6 +5,7 @@ what a draft got right and what it got wrong. In float32, where rounding flips n
 must be the same one by one; the law of sampling is held to plain sampling's by a chi-square test.
 """
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ import torch
 from scipy.stats import chi2_contingency
 from transformers import AutoModelForCausalLM
 
+from quickmatch.core.grammar import Grammar
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.config import EngineConfig
@@ -34,6 +36,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:Futu
 FOLDER = Path(resolve_model(model_source(SHIPPED_MODEL)))
 DRAFTERS = ["suffix", "prediction", "head", "draft_model"]
 ADAPTERS = [None, "a@1", "b@1"]
+RECORD = Grammar(
+    "json_schema",
+    json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "sum": {"type": "integer", "maximum": 99999},
+                "note": {"type": "string", "maxLength": 30},
+                "is_good": {"type": "boolean"},
+            },
+            "required": ["sum", "note", "is_good"],
+            "additionalProperties": False,
+        }
+    ),
+)
 
 
 def make_engine(folder: Path, drafter: str | None, work: Path, adapters: Iterable[Path]) -> Engine:
@@ -110,9 +127,11 @@ def requests_of(tokenizer: Tokenizer, seed: int) -> list[Generate]:
         {"temperature": 0.0, "repetition_penalty": 1.2, "frequency_penalty": 0.3},
         {"temperature": 1.0, "top_k": 20, "min_p": 0.02, "seed": 7, "presence_penalty": 0.5},
         {"temperature": 0.0, "min_tokens": 40, "logit_bias": {13: 1.5}},
+        {"temperature": 0.0, "grammar": RECORD},
+        {"temperature": 1.0, "seed": 8, "grammar": RECORD},
     ]
     made = []
-    for number in range(18):
+    for number in range(24):
         fields = [f"- {k}: {chance.randrange(10_000)}" for k in ("sum", "age", "term", "rate")]
         text = f"<|im_start|>user\nDescribe:\n{chr(10).join(fields)}<|im_end|>\n"
         prompt = tokenizer.encode(text + "<|im_start|>assistant\n", add_special_tokens=False)
@@ -129,6 +148,19 @@ def requests_of(tokenizer: Tokenizer, seed: int) -> list[Generate]:
     return made
 
 
+def check_records(requests: list[Generate], answers: dict[str, list[int]]) -> None:
+    """Outputs that a schema binds are such records, where they had the room to end."""
+    tokenizer, num_whole = Tokenizer.from_folder(FOLDER), 0
+    for request in requests:
+        if request.sampling.grammar is not None:
+            tokens = answers[request.request_id]
+            if len(tokens) < 60:
+                record = json.loads(tokenizer.decode(tokens))
+                assert set(record) == {"sum", "note", "is_good"}
+                num_whole += 1
+    assert num_whole >= 2
+
+
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_tokens_are_those_of_plain_decoding(
     drafter: str, adapters: list[Path], tmp_path: Path
@@ -136,6 +168,7 @@ def test_tokens_are_those_of_plain_decoding(
     """Greedy and seeded, penalties and logprobs, base and adapters mixed: token for token."""
     requests = requests_of(Tokenizer.from_folder(FOLDER), seed=1)
     plain = answer(make_engine(FOLDER, None, tmp_path, adapters), requests, 6)
+    check_records(requests, plain)
     engine = make_engine(FOLDER, drafter, tmp_path, adapters)
     for at_once in (6, 1):  # the second time the suffix index knows most of it
         assert answer(engine, requests, at_once) == plain

@@ -15,12 +15,13 @@ from dataclasses import fields
 from quickmatch.core.call import Call
 from quickmatch.core.sampling import SamplingParams
 
-KEY_FORMAT = 1  # raised when what is hashed changes, so that old entries are never read
-_SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams))
+KEY_FORMAT = 2  # raised when what is hashed changes, so that old entries are never read
+_SAMPLING_FIELDS = tuple(f.name for f in fields(SamplingParams) if f.name != "grammar")
 
 
 def cache_key(call: Call, fingerprint: str) -> str:
     """Return the key of a call answered by the weights of that fingerprint, 64 hex digits."""
+    grammar = call.sampling.grammar
     parts = (
         KEY_FORMAT,
         call.tenant,
@@ -29,6 +30,7 @@ def cache_key(call: Call, fingerprint: str) -> str:
         call.messages,
         call.prompt,
         [getattr(call.sampling, name) for name in _SAMPLING_FIELDS],
+        None if grammar is None else (grammar.kind, grammar.text),
         call.n,
         call.echo,
         call.tools,

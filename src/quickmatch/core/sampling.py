@@ -8,6 +8,7 @@ alone: stop strings are matched where text is made (engine/text).
 from dataclasses import dataclass, field
 
 from quickmatch.core.errors import InvalidRequest
+from quickmatch.core.grammar import Grammar
 
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
@@ -32,6 +33,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None  # None: none; k: the sampled token's and the k most likely
+    grammar: Grammar | None = None  # what the output must match; it says when the text may end
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -53,6 +55,13 @@ class SamplingParams:
         if bad:
             raise InvalidRequest(
                 f"logit_bias holds {bad[0]}; allowed: -100 to 100", param="logit_bias"
+            )
+        if self.grammar is not None and (self.ignore_eos or self.min_tokens):
+            name = "ignore_eos" if self.ignore_eos else "min_tokens"
+            raise InvalidRequest(
+                f"{name} cannot go with structured output, whose grammar says when the text "
+                "ends; leave one of them out",
+                param=name,
             )
 
     @property

@@ -13,6 +13,7 @@ token `context_len + 1 + i` would be, and moved to its own place if it is accept
 from dataclasses import dataclass, field
 
 from quickmatch.core.sampling import SamplingParams
+from quickmatch.engine.grammar import GrammarState
 from quickmatch.engine.speculation.tree import DraftTree
 
 
@@ -29,11 +30,13 @@ class SampleState:
     prompt_token_ids: list[int]
     output_token_ids: list[int] = field(default_factory=list)
     eos_token_ids: tuple[int, ...] = ()  # masked while fewer than min_tokens are out
+    grammar: GrammarState | None = None  # where params ask for one
     takes_argmax: bool = field(init=False)  # of the logits as they are, once min_tokens are out
 
     def __post_init__(self) -> None:
         params = self.params
-        self.takes_argmax = params.is_greedy and not (params.logit_bias or params.has_penalties)
+        is_changed = params.logit_bias or params.has_penalties or self.grammar is not None
+        self.takes_argmax = params.is_greedy and not is_changed
 
 
 @dataclass(slots=True)

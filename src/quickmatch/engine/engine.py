@@ -1,71 +1,36 @@
 """The engine: sequences in, tokens out. One `step()` is schedule, run, postprocess.
 
 Owns: what a request is allowed to be, and when a sequence ends. It does not know HTTP, text,
-sockets or tensors: the runner behind the `Runner` protocol computes, and `process.py` talks.
+sockets or tensors: the runner behind protocol.py computes, and `process.py` talks.
 
 Invariant: every sequence that `add` accepts ends exactly once, with one `Tokens` that carries a
 `finish_reason`; what `add` refuses ends with the `Tokens` that `add` returns.
 """
 
 import random
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import msgspec
 
 from quickmatch.core.clock import Clock, monotonic
-from quickmatch.core.errors import ConfigError, QuickmatchError
+from quickmatch.core.errors import ConfigError, InvalidRequest, QuickmatchError
 from quickmatch.engine.admission import Refusal, check_request
-from quickmatch.engine.batch import Sampled, SampleState, Span, StepBatch, StepResult
+from quickmatch.engine.batch import Sampled, SampleState, Span, StepResult
 from quickmatch.engine.blocks import BlockAllocator, root_digest
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.engine_adapters import AdapterRunner, EngineAdapters
-from quickmatch.engine.eviction import KVLimit
+from quickmatch.engine.engine_adapters import EngineAdapters
 from quickmatch.engine.memory_watch import MemoryWatch
+from quickmatch.engine.protocol import Runner
+from quickmatch.engine.reader import Missing
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
 from quickmatch.engine.speculation.speculator import (
     NO_PREDICTION,
-    DraftRunner,
     Speculator,
     scope_of,
 )
 from quickmatch.engine.wire import Generate, SpeculationStats, Stats, Tokens
-
-
-class Runner(DraftRunner, AdapterRunner, Protocol):
-    """What the engine needs of the model side; `runner.ModelRunner` is the real one."""
-
-    @property
-    def max_model_len(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def num_blocks(self) -> int: ...
-    @property
-    def block_size(self) -> int: ...
-    @property
-    def kv_limit(self) -> KVLimit | None: ...
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]: ...
-
-    def free_memory_bytes(self) -> int:
-        """Return what is left of the machine's memory, or the container's."""
-
-    def run(self, batch: StepBatch) -> StepResult:
-        """Compute one flattened batch and sample where its spans ask for it."""
-
-    def read_draft(self, path: str) -> Any:
-        """Read a trained head, changing nothing; in any thread. Raises ConfigError."""
-
-    def put_draft(self, adapter: str, draft: str, head: Any) -> None:
-        """Let a head that was read draft for an adapter ("": base) from now on."""
-
-    def unload_draft(self, adapter: str) -> None:
-        """Forget an adapter's head. Raises ConfigError if there is none."""
-
-    @property
-    def draft_versions(self) -> dict[str, str]:
-        """Version ids of the loaded heads, by adapter."""
 
 
 class Engine:
@@ -176,6 +141,20 @@ class Engine:
             for s in self.scheduler
         ]
 
+    def missing(self, request: Generate) -> Missing | None:
+        """Return what is better read beside the steps before a request is added; None: nothing."""
+        if self.scheduler.is_full:  # it is refused at once
+            return None
+        adapter, grammar = request.adapter, request.sampling.grammar
+        path = None if adapter is None else self._adapters.path_to_read(adapter)
+        if adapter is not None and path is not None:
+            read = partial(self.runner.read_adapter, path)
+            return Missing(adapter, read, partial(self._adapters.take_in, adapter, path))
+        if grammar is not None and not self.runner.grammars.has(grammar):
+            grammars = self.runner.grammars
+            return Missing(grammar, partial(grammars.read, grammar), partial(grammars.put, grammar))
+        return None
+
     # ---- adapters
 
     def load_adapter(self, adapter: str, path: str, weights: Any = None) -> dict[str, Any]:
@@ -184,14 +163,6 @@ class Engine:
         weights: what the runner has read of it, if it has.
         """
         return self._adapters.load(adapter, path, weights)
-
-    def adapter_to_read(self, adapter: str | None) -> str | None:
-        """Return the folder of an adapter whose weights only the disk has; None: no need."""
-        return None if adapter is None else self._adapters.path_to_read(adapter)
-
-    def take_in_adapter(self, adapter: str, path: str, weights: Any) -> None:
-        """Bring to memory what the runner has read of a loaded adapter. Raises ConfigError."""
-        self._adapters.take_in(adapter, path, weights)
 
     def unload_adapter(self, adapter: str) -> dict[str, Any]:
         """Refuse new requests for it; forget it once those in flight are done.
@@ -254,12 +225,17 @@ class Engine:
             max_model_len=self.runner.max_model_len,
             kv_capacity_tokens=self._max_len,
         )
-        if refusal is None and request.adapter is not None:
-            try:
-                self._adapters.bring_to_memory(request.adapter)
-            except QuickmatchError as error:
-                return Refusal(None, error.message)
-        return refusal
+        return refusal or self._bring_missing(request)
+
+    def _bring_missing(self, request: Generate) -> Refusal | None:
+        """Read what a request needs, if nobody has beside the steps."""
+        try:
+            while (missing := self.missing(request)) is not None:
+                missing.take(missing.read())
+        except QuickmatchError as error:
+            code = "invalid_request" if isinstance(error, InvalidRequest) else None
+            return Refusal(code, error.message)
+        return None
 
     def _look_at_memory(self) -> bool:
         is_low = self._memory.look()
@@ -283,6 +259,7 @@ class Engine:
                 seed=self._seeds.getrandbits(63) if params.seed is None else params.seed,
                 prompt_token_ids=prompt,
                 eos_token_ids=(*eos_token_ids, *params.stop_token_ids),
+                grammar=self.runner.grammars.start(params.grammar) if params.grammar else None,
             ),
             max_len=max_len,
             root=root_digest(version, request.isolation_key),
@@ -318,6 +295,10 @@ class Engine:
         verdict = NO_PREDICTION
         if self.speculator is not None and not self._is_resting:
             verdict = self.speculator.verified(sequence, span.tree, sampled, token_ids)
+        grammar = sequence.sample.grammar
+        error = None if grammar is None else grammar.error
+        if error is not None:
+            reason, error = "error", f"the output cannot be matched any further: {error}"
         if reason is not None:
             self._finish(sequence)
         is_first = num_before == 0
@@ -327,6 +308,8 @@ class Engine:
             token_ids=token_ids,
             logprobs=sampled.logprobs[: len(token_ids)],
             finish_reason=reason,
+            error=error,
+            error_code=None if error is None else "invalid_request",
             num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
             queue_s=queue_s,
             num_accepted_prediction_tokens=verdict.num_accepted,

@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,14 @@ from typing import Any
 import msgspec
 
 from quickmatch.core.clock import monotonic
-from quickmatch.core.errors import QuickmatchError
+from quickmatch.core.errors import InvalidRequest, QuickmatchError
 from quickmatch.engine.channel import EngineEnd
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.parent import is_orphan, tie_to_parent
-from quickmatch.engine.reader import Reader
+from quickmatch.engine.reader import Missing, Reader
 from quickmatch.engine.wire import (
     Cancel,
     Command,
@@ -76,7 +76,7 @@ class EngineLoop:
         self._parent_pid = parent_pid
         self._outbox: list[Event] = []
         self._reader = Reader()
-        self._fetching: dict[str, list[Generate]] = {}  # by adapter: requests that wait for it
+        self._waiting: dict[Hashable, list[Generate]] = {}  # by what is being read for them
         self._is_stopping = False
         self._stats_at = 0.0  # monotonic time of the last Stats
         self._steps_at_stats = 0
@@ -106,7 +106,7 @@ class EngineLoop:
     def _obey(self, command: Command) -> None:
         match command:
             case Generate():
-                final = None if self._fetch(command) else self._engine.add(command)
+                final = None if self._waits(command) else self._engine.add(command)
             case Cancel(request_id=request_id):
                 final = self._forget(request_id) or self._engine.cancel(request_id)
             case Shutdown():
@@ -146,32 +146,35 @@ class EngineLoop:
             case UnloadDraft(adapter=adapter):
                 return self._engine.unload_draft(adapter)
 
-    def _fetch(self, request: Generate) -> bool:
-        """Have the adapter of a request read if only the disk has it; True: the request waits."""
-        path = self._engine.adapter_to_read(request.adapter)
-        if request.adapter is None or path is None or self._engine.scheduler.is_full:
+    # ---- requests that need something read first
+
+    def _waits(self, request: Generate) -> bool:
+        """Have what a request needs read, if memory does not have it; True: it waits for that."""
+        missing = self._engine.missing(request)
+        if missing is None:
             return False
-        if request.adapter not in self._fetching:
-            self._fetching[request.adapter] = []
-            read = partial(self._engine.runner.read_adapter, path)
-            self._reader.start(read, partial(self._fetched, request.adapter, path))
-        self._fetching[request.adapter].append(request)
+        if missing.name not in self._waiting:
+            self._waiting[missing.name] = []
+            self._reader.start(missing.read, partial(self._was_read, missing))
+        self._waiting[missing.name].append(request)
         return True
 
-    def _fetched(self, adapter: str, path: str, reading: Future[Any]) -> None:
-        """Let the requests go on that waited for an adapter, or end with the reason."""
-        requests = self._fetching.pop(adapter)
+    def _was_read(self, missing: Missing, reading: Future[Any]) -> None:
+        """Let the requests go on that waited, or end with the reason."""
+        requests = self._waiting.pop(missing.name)
         try:
-            self._engine.take_in_adapter(adapter, path, reading.result())
+            missing.take(reading.result())
         except Exception as failure:  # process boundary: a bad folder must not end the others
-            self._outbox += [_failed(one, _reason(failure, adapter)) for one in requests]
+            words = _reason(failure, "what a request needs")
+            code = "invalid_request" if isinstance(failure, InvalidRequest) else None
+            self._outbox += [_failed(one, words, code) for one in requests]
             return
         for request in requests:
             self._obey(request)
 
     def _forget(self, request_id: str) -> Tokens | None:
-        """Cancel a request that waits for an adapter; None if there is none of that id."""
-        for requests in self._fetching.values():
+        """Cancel a request that waits for something; None if there is none of that id."""
+        for requests in self._waiting.values():
             for request in requests:
                 if request.request_id == request_id:
                     requests.remove(request)
@@ -184,8 +187,10 @@ class EngineLoop:
         try:
             detail = act()
         except Exception as failure:  # process boundary: a bad folder must not end the others
-            draft = command.draft if isinstance(command, LoadDraft) else ""
-            error = _reason(failure, command.adapter, draft)
+            subject = f"adapter {command.adapter!r}"
+            if isinstance(command, LoadDraft):
+                subject = f"draft {command.draft!r}"
+            error = _reason(failure, subject)
         self._outbox.append(CommandDone(command_id=command.command_id, error=error, detail=detail))
 
     def _step(self) -> bool:
@@ -196,7 +201,7 @@ class EngineLoop:
         except Exception:  # process boundary
             words = "the engine failed while it computed; try again"
             failed = self._engine.failures(words)
-            failed += [_failed(one, words) for held in self._fetching.values() for one in held]
+            failed += [_failed(one, words) for held in self._waiting.values() for one in held]
             log.exception("a step failed; %d requests end with an error", len(failed))
             self._channel.send([*self._outbox, *failed])
             return False
@@ -220,15 +225,20 @@ class EngineLoop:
         self._is_stopping = self._is_stopping or is_orphan(self._parent_pid)
 
 
-def _failed(request: Generate, words: str) -> Tokens:
-    return Tokens(request_id=request.request_id, token_ids=[], finish_reason="error", error=words)
+def _failed(request: Generate, words: str, code: str | None = None) -> Tokens:
+    return Tokens(
+        request_id=request.request_id,
+        token_ids=[],
+        finish_reason="error",
+        error=words,
+        error_code=code,
+    )
 
 
-def _reason(failure: Exception, adapter: str, draft: str = "") -> str:
+def _reason(failure: Exception, subject: str) -> str:
     """Return why something could not be loaded, in words; what is not foreseen is logged, too."""
     if isinstance(failure, QuickmatchError):
         return failure.message
-    subject = f"draft {draft!r}" if draft else f"adapter {adapter!r}"
     log.error("%s failed", subject, exc_info=failure)
     return f"{subject}: {type(failure).__name__}: {failure}"
 

@@ -1,15 +1,25 @@
-"""What is read from disk beside the steps, so that no stream waits for a disk: heads and adapters.
+"""What is read beside the steps, so that no stream waits for it: heads, adapters, grammars.
 
 Owns one thread, and the order in which things were asked for. To read changes nothing; whoever
 asked takes in what was read between two steps, in the loop's own thread.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 Take = Callable[[Future[Any]], None]  # asks the future for what was read, or for why not
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a request needs and memory does not have yet."""
+
+    name: Hashable  # requests that need the same thing wait for one reading
+    read: Callable[[], Any]  # in any thread; changes nothing
+    take: Callable[[Any], None]  # what was read, between two steps
 
 
 class Reader:

@@ -29,6 +29,7 @@ from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.folder import resolve_model, weight_files
 from quickmatch.engine.forward_pass import PassOutput, PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
+from quickmatch.engine.grammar import Grammars
 from quickmatch.engine.kv_cache import free_memory_bytes, size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.precision import choose_dtype
@@ -66,6 +67,7 @@ class ModelRunner:
         self.dtype = choose_dtype(config.dtype, self.model_config.dtype, self.device)
         self.vocab_size = self.model_config.vocab_size
         self.eos_token_ids = eos_token_ids(self.folder)
+        self.grammars = Grammars(self.folder, self.vocab_size, self.eos_token_ids)
         self._base_fingerprint = model_fingerprint(self.folder)
         self._max_lora_rank = config.max_lora_rank
         with torch.inference_mode():

@@ -5,7 +5,8 @@ were in the output already (`verify.py` walks the draft).
 
 Order, as vLLM has it: logit_bias; penalties (repetition over prompt and output, as in
 transformers; frequency and presence over the output, as OpenAI defines them); tokens that would
-end the text too early masked; then for rows that sample: temperature, min_p, top_k, top_p.
+end the text too early, or that a grammar does not allow, masked; then for rows that sample:
+temperature, min_p, top_k, top_p.
 
 Keyed choice. A row's token is the inverse of its cumulative distribution, over the vocabulary in
 order of id, at one uniform number that splitmix64 makes of (seed, position of the output token).
@@ -95,7 +96,8 @@ class Sampler:
         biased = [i for i, row in enumerate(rows) if row.state.params.logit_bias]
         penalised = [i for i, row in enumerate(rows) if row.state.params.has_penalties]
         early = [i for i, row in enumerate(rows) if row.is_early]
-        if not (biased or penalised or early):
+        bound = [i for i, row in enumerate(rows) if row.state.grammar is not None]
+        if not (biased or penalised or early or bound):
             return logits
         adjusted = logits.clone()
         for i in biased:
@@ -106,6 +108,8 @@ class Sampler:
             state = rows[i].state
             ends = [*state.eos_token_ids, *state.params.stop_token_ids]
             adjusted[i, [t for t in ends if 0 <= t < adjusted.shape[1]]] = -torch.inf
+        for i in bound:
+            _mask(adjusted[i], rows[i])
         return adjusted
 
 
@@ -114,6 +118,15 @@ def _add_bias(row: Tensor, params: SamplingParams) -> None:
     ids = torch.tensor([t for t, _ in pairs], dtype=torch.int64, device=row.device)
     biases = torch.tensor([b for _, b in pairs], dtype=torch.float32, device=row.device)
     row.index_add_(0, ids, biases)
+
+
+def _mask(logits: Tensor, row: Row) -> None:
+    """logits: [vocab], changed in place."""
+    assert row.state.grammar is not None
+    allowed = row.state.grammar.allowed(row.state.output_token_ids, row.path)
+    packed = torch.frombuffer(bytearray(allowed), dtype=torch.uint8).to(logits.device)
+    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
+    logits.masked_fill_(bits.view(-1)[: len(logits)] == 0, -torch.inf)
 
 
 def _draw(rows: list[Row], drawn: list[int], logits: Tensor) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from quickmatch.core.call import Call
 from quickmatch.core.errors import ContextTooLong, InvalidRequest
+from quickmatch.core.grammar import Grammar
 from quickmatch.engine.text.chat_template import ChatTemplate
 from quickmatch.engine.text.stream import TextStream
 from quickmatch.engine.text.tokenizer import Tokenizer
@@ -41,7 +42,12 @@ class ModelText:
         return cls(Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder))
 
     async def encode(self, call: Call) -> Prompt:
-        """Return a call's prompt. Raises InvalidRequest if the template refuses the messages."""
+        """Return a call's prompt.
+
+        Raises InvalidRequest if the template refuses the messages, or the output's grammar is none.
+        """
+        if call.sampling.grammar is not None:
+            await asyncio.to_thread(_check_grammar, call.sampling.grammar)
         if call.endpoint == "chat":
             text = self._template.render(
                 call.messages, tools=call.tools, variables=call.chat_template_kwargs
@@ -76,6 +82,12 @@ class ModelText:
         if len(text) <= INLINE_CHARS:
             return encode(text, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(encode, text, add_special_tokens=add_special_tokens)
+
+
+def _check_grammar(grammar: Grammar) -> None:
+    from quickmatch.engine.text.grammar_source import check_grammar  # 50 ms that few calls need
+
+    check_grammar(grammar)
 
 
 def check_fits(prompt: Prompt, call: Call, max_model_len: int) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from quickmatch.core.call import Call
 from quickmatch.core.completion import Delta, FinishReason, TokenLogprob, Usage
 from quickmatch.core.errors import InvalidRequest, UpstreamError
+from quickmatch.core.grammar import ANY_OBJECT, Grammar
 from quickmatch.core.sampling import SamplingParams
 
 _DEFAULTS = SamplingParams()
@@ -43,6 +44,8 @@ def request_body(call: Call, model: str) -> dict[str, Any]:
         body["stop"] = list(sampling.stop)
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.grammar is not None:
+        body |= _structured(sampling.grammar)
     if call.n != 1:
         body["n"] = call.n
     if call.endpoint == "chat":
@@ -56,6 +59,26 @@ def request_body(call: Call, model: str) -> dict[str, Any]:
         body |= {"echo": True} if call.echo else {}
         body |= {"logprobs": sampling.logprobs} if sampling.logprobs is not None else {}
     return body
+
+
+def _structured(grammar: Grammar) -> dict[str, Any]:
+    """Return the fields that ask for an output's form: OpenAI's, or vLLM's for what it lacks."""
+    if grammar == ANY_OBJECT:
+        return {"response_format": {"type": "json_object"}}
+    if grammar.kind == "json_schema":
+        schema = {"name": "output", "schema": _parse_schema(grammar.text), "strict": True}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    value = _parse_schema(grammar.text) if grammar.kind == "choice" else grammar.text
+    return {"structured_outputs": {grammar.kind: value}}
+
+
+def _parse_schema(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(
+            f"the JSON schema is not JSON: {error}", param="response_format"
+        ) from error
 
 
 async def read_events(response: httpx.Response, call: Call) -> AsyncGenerator[Delta | Usage, None]:

@@ -21,6 +21,7 @@ from quickmatch.core.sampling import SamplingParams
 from quickmatch.gateway.auth import Caller
 from quickmatch.gateway.errors import explain_invalid
 from quickmatch.gateway.schema import ChatBody, CommonBody, CompletionBody, MessageBody
+from quickmatch.gateway.structured import grammar_of
 
 MAX_PROMPTS = 256
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default on /v1/completions; chat goes up to the context
@@ -109,13 +110,6 @@ def _refuse(body: CommonBody) -> None:
     for name, remedy in body.refused.items():
         if getattr(body, name) is not None:
             raise InvalidRequest(f"{name} is not supported; {remedy}", param=name)
-    response_format = getattr(body, "response_format", None)
-    if response_format and response_format.get("type") != "text":
-        raise InvalidRequest(
-            f"response_format type {response_format.get('type')!r} is not supported yet; "
-            "send {'type': 'text'} or leave it out",
-            param="response_format",
-        )
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest(
             "stream_options is only allowed with stream: true", param="stream_options"
@@ -153,6 +147,7 @@ def _sampling(body: ChatBody | CompletionBody) -> SamplingParams:
         logprobs=logprobs,
         stop=tuple(body.stop or ()),
         stop_token_ids=tuple(body.stop_token_ids or ()),
+        grammar=grammar_of(body),
     )
 
 

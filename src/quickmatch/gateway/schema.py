@@ -7,6 +7,7 @@ nobody knows is refused with the nearest name: a misspelt `temprature` must not 
 default.
 """
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
@@ -18,6 +19,12 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _text_of_schema(value: Any) -> Any:
+    """Return a JSON schema as text: it comes as an object, or as such a text already."""
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+SchemaText = Annotated[str | None, BeforeValidator(_text_of_schema)]
 Stop = Annotated[list[str] | None, BeforeValidator(_listed)]
 
 
@@ -57,6 +64,40 @@ class PredictionBody(BaseModel):
     content: Annotated[str, BeforeValidator(_text_of_parts)]
 
 
+class JsonSchemaBody(BaseModel):
+    """OpenAI's wrapping of a schema. `strict` is how it is always kept."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    name: str | None = None
+    description: str | None = None
+    schema_: SchemaText = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormatBody(BaseModel):
+    """OpenAI's, with Fireworks' `schema` beside json_object, and its grammars."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    type: Literal["text", "json_object", "json_schema", "grammar"]
+    json_schema: JsonSchemaBody | None = None
+    schema_: SchemaText = Field(None, alias="schema")
+    grammar: str | None = None  # Lark or GBNF
+
+
+class StructuredOutputsBody(BaseModel):
+    """vLLM's: one of these says what the output must match."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    json_: SchemaText = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1)
+    grammar: str | None = None
+
+
 class CommonBody(BaseModel):
     """Fields of both endpoints."""
 
@@ -76,6 +117,7 @@ class CommonBody(BaseModel):
     stop: Stop = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
+    response_format: ResponseFormatBody | None = None
     # ---- beyond OpenAI's, as vLLM's and Fireworks' users know them.
     top_k: int | None = None
     min_p: float | None = None
@@ -83,6 +125,7 @@ class CommonBody(BaseModel):
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
+    structured_outputs: StructuredOutputsBody | None = None
     prompt_cache_isolation_key: str | None = None
     cache_nondeterministic: bool = False  # let the exact cache keep a sampled answer too
     # ---- about the record of the call, not the call.
@@ -108,7 +151,6 @@ class ChatBody(CommonBody):
     tools: list[Json] | None = None
     tool_choice: str | Json | None = None
     parallel_tool_calls: bool | None = None
-    response_format: Json | None = None
     chat_template_kwargs: Json | None = None
     modalities: list[str] | None = None
     prediction: PredictionBody | None = None
@@ -137,7 +179,6 @@ class CompletionBody(CommonBody):
     echo: bool | None = None
     logprobs: int | None = None
     best_of: int | None = None
-    response_format: Json | None = None
     suffix: Any = None
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from quickmatch.caching.key import cache_key, is_deterministic
 from quickmatch.core.call import Call
+from quickmatch.core.grammar import Grammar
 from quickmatch.core.sampling import SamplingParams
 
 CALL = Call(
@@ -59,6 +60,7 @@ def test_every_sampling_field_is_in_the_key(name: str) -> None:
         "stop_token_ids": (3,),
         "ignore_eos": True,
         "temperature": 0.5,
+        "grammar": Grammar("regex", "a+"),
     }
     changed = replace(CALL.sampling, **{name: values.get(name, 0.75 if "p" in name else 7)})  # type: ignore[arg-type]
     assert cache_key(replace(CALL, sampling=changed), "v") != cache_key(CALL, "v")
@@ -75,3 +77,11 @@ def test_every_sampling_field_is_in_the_key(name: str) -> None:
 )
 def test_is_deterministic(sampling: SamplingParams, expected: bool) -> None:
     assert is_deterministic(sampling) is expected
+
+
+def test_grammars_are_told_apart() -> None:
+    def key(grammar: Grammar) -> str:
+        return cache_key(replace(CALL, sampling=replace(CALL.sampling, grammar=grammar)), "v")
+
+    kinds = [Grammar("regex", "a"), Grammar("regex", "b"), Grammar("choice", "a")]
+    assert len({key(grammar) for grammar in kinds}) == 3

@@ -45,7 +45,7 @@ def keep(entries: list[Entry], limit: KVLimit) -> list[Entry]:
 
 
 class FakeRunner:
-    """Implements `engine.Runner`."""
+    """Implements `protocol.Runner`."""
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from quickmatch.core.errors import InvalidRequest
+from quickmatch.core.grammar import Grammar
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine import process
 from quickmatch.engine.batch import StepBatch, StepResult
@@ -223,3 +225,50 @@ def test_a_request_whose_adapter_went_from_the_disk_ends_alone() -> None:
     assert sorted(ends(channel)) == [("base", "length"), ("late", "error")]
     failed = next(e for e in channel.sent if isinstance(e, Tokens) and e.finish_reason == "error")
     assert failed.error == "a does not exist; check the path"
+
+
+class SlowGrammars:
+    """Compiles nothing, and not before it is told; refuses one expression."""
+
+    def __init__(self) -> None:
+        self.may_end = threading.Event()
+        self.held: list[Grammar] = []
+
+    def has(self, grammar: Grammar) -> bool:
+        return grammar in self.held
+
+    def read(self, grammar: Grammar) -> str:
+        assert self.may_end.wait(20)
+        if grammar.text == "(":
+            raise InvalidRequest("the regex cannot be compiled: unclosed group")
+        return grammar.text
+
+    def put(self, grammar: Grammar, _compiled: str) -> None:
+        self.held.append(grammar)
+
+    def start(self, grammar: Grammar) -> None:
+        assert grammar in self.held
+
+
+def test_requests_wait_for_their_grammar_while_others_go_on() -> None:
+    grammars = SlowGrammars()
+
+    class Runner(FakeRunner):
+        def run(self, batch: StepBatch) -> StepResult:
+            if len(self.batches) >= 8:
+                grammars.may_end.set()
+                time.sleep(0.005)
+            return super().run(batch)
+
+    runner = Runner()
+    runner.grammars = grammars  # type: ignore[attr-defined]
+    good, bad = (Grammar("regex", text) for text in ("a+", "("))
+    bound = [generate(n, grammar=g, ignore_eos=False) for n, g in (("x", good), ("y", bad))]
+    channel = ScriptedChannel([generate("plain", max_tokens=100), *bound])
+    assert run(channel, runner) == 0
+    assert sorted(end[0] for end in ends(channel)) == ["plain", "x", "y"]
+    refused = next(e for e in channel.sent if isinstance(e, Tokens) and e.request_id == "y")
+    assert (refused.error_code, refused.finish_reason) == ("invalid_request", "error")
+    assert "unclosed group" in (refused.error or "")
+    assert [len(batch.spans) for batch in runner.batches[:8]] == [1] * 8
+    assert grammars.held == [good]

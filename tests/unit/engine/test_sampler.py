@@ -188,3 +188,25 @@ def test_bfloat16_logits_are_taken() -> None:
     greedy, drawn = sample(Sampler(), [state(temperature=0.0), state(1)], rows)
     assert greedy.token_ids[0] == int(rows[0].float().argmax())
     assert 0 <= drawn.token_ids[0] < VOCAB
+
+
+class Evens:
+    """A grammar that allows even tokens."""
+
+    def allowed(self, _output: list[int], _path: list[int]) -> bytes:
+        return b"\x55" * (VOCAB // 8 + 4)
+
+
+def test_law_under_a_grammar_is_that_of_what_it_allows() -> None:
+    def bound(seed: int, temperature: float) -> SampleState:
+        one = state(seed, temperature=temperature)
+        return SampleState(one.params, seed, [1], grammar=Evens())  # type: ignore[arg-type]
+
+    states = [bound(seed, 1.0) for seed in range(20000)]
+    chosen = sample(Sampler(), states, LOGITS.expand(len(states), -1))
+    counts = torch.bincount(torch.tensor([s.token_ids[0] for s in chosen]), minlength=VOCAB)
+    law = LOGITS.double().softmax(0)
+    law[1::2] = 0
+    assert_follows(counts, law / law.sum())
+    (greedy,) = sample(Sampler(), [bound(0, 0.0)], LOGITS[None])
+    assert greedy.token_ids == [2 * int(LOGITS[::2].argmax())]

@@ -17,8 +17,10 @@ from quickmatch.core.errors import (
     QuickmatchError,
     UpstreamError,
 )
+from quickmatch.core.grammar import ANY_OBJECT, Grammar
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.fleet.backend import Target
+from quickmatch.fleet.openai_wire import request_body
 from quickmatch.fleet.remote import RemoteBackend, RemoteSettings
 from quickmatch.store.documents import Model, ModelKind
 
@@ -121,6 +123,36 @@ async def test_a_prediction_is_passed_on_as_it_is() -> None:
     provider = Provider(stream_of(WHOLE_STREAM))
     await ask(provider, replace(CALL, prediction="hello"))
     assert provider.body()["prediction"] == {"type": "content", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "expected"),
+    [
+        (ANY_OBJECT, {"response_format": {"type": "json_object"}}),
+        (
+            Grammar("json_schema", '{"enum": [1]}'),
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "output", "schema": {"enum": [1]}, "strict": True},
+                }
+            },
+        ),
+        (Grammar("regex", "a+"), {"structured_outputs": {"regex": "a+"}}),
+        (Grammar("choice", '["a"]'), {"structured_outputs": {"choice": ["a"]}}),
+        (Grammar("grammar", "start: /a/"), {"structured_outputs": {"grammar": "start: /a/"}}),
+    ],
+)
+def test_an_outputs_form_is_passed_on(grammar: Grammar, expected: dict[str, Any]) -> None:
+    call = Call(id="c", endpoint="chat", model="m", sampling=SamplingParams(grammar=grammar))
+    body = request_body(call, "m")
+    assert {k: body[k] for k in ("response_format", "structured_outputs") if k in body} == expected
+
+
+def test_a_schema_that_is_no_json_is_refused_before_it_is_sent() -> None:
+    sampling = SamplingParams(grammar=Grammar("json_schema", "{"))
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        request_body(Call(id="c", endpoint="chat", model="m", sampling=sampling), "m")
 
 
 async def test_completions_and_logprobs() -> None:

@@ -173,7 +173,8 @@ class Speculator:
         if self._has_suffix:
             self._tell_suffix(sequence)
             trees.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
-        return [_cut(tree, room) for tree in trees if tree.token_ids]
+        cut = [_cut(tree, sequence) for tree in trees if tree.token_ids]
+        return [tree for tree in cut if tree.token_ids]
 
     def _ask_models(
         self,
@@ -211,8 +212,8 @@ class Speculator:
             num_seqs=len(places), depth=plan.depth, seconds=self._clock() - started
         )
         for i, tree in zip(places, made, strict=True):
-            if tree.token_ids:
-                trees[i].append(_cut(tree, _room(sequences[i])))
+            if tree.token_ids and (cut := _cut(tree, sequences[i])).token_ids:
+                trees[i].append(cut)
 
     def stepped(
         self, step: Step, *, draft_s: float, step_s: float, told_s: float, num_emitted: int
@@ -344,13 +345,14 @@ def _room(sequence: Sequence) -> int:
     return sequence.max_len - sequence.num_tokens - 1
 
 
-def _cut(tree: DraftTree, max_depth: int) -> DraftTree:
-    if len(tree.token_ids) <= max_depth:
-        return tree
-    depths = tree.depths()
-    if max(depths) <= max_depth:
-        return tree
-    return tree.keep([i for i, depth in enumerate(depths) if depth <= max_depth])
+def _cut(tree: DraftTree, sequence: Sequence) -> DraftTree:
+    """Return what may be emitted of a draft: by its length, and by the sequence's grammar."""
+    max_depth = _room(sequence)
+    if len(tree.token_ids) > max_depth and max(depths := tree.depths()) > max_depth:
+        tree = tree.keep([i for i, depth in enumerate(depths) if depth <= max_depth])
+    if sequence.sample.grammar is not None:
+        tree = sequence.sample.grammar.cut(sequence.sample.output_token_ids, tree)
+    return tree
 
 
 def _request(sequence: Sequence) -> DraftRequest:

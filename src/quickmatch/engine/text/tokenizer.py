@@ -47,6 +47,10 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise ModelLoadError(f"{path} cannot be read: {error}; copy the file again") from error
 
+    def as_json(self) -> str:
+        """Return what `tokenizer.json` would hold, added tokens included."""
+        return str(self._backend.to_str())
+
     @property
     def eos_token(self) -> str | None:
         """The text of the end-of-sequence token, if the folder names one."""
