@@ -36,6 +36,7 @@ class Plan:
     num_past: int = 600  # train calls that arms have seen before they are measured
     num_test: int = 600
     num_past_a_workload: int = 120
+    num_head_a_workload: int = 400  # train calls that the mixed stream's head learns from
     num_test_a_workload: int = 90
 
     @property

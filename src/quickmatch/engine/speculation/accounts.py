@@ -85,6 +85,8 @@ class Accounts:
         figures.draft_s += draft_s
         if step.num_asked:
             self.trials.asked(step.num_asked, host_s)
+        if step.num_tried and 2 * step.num_right >= step.num_tried:
+            self.trials.won()
         if is_decode_only:
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
@@ -94,10 +96,9 @@ class Accounts:
             own = step.num_decoding + step.num_verified_nodes
             if step.num_decoding and num_rows > own:
                 self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s)
-        if step.num_tried and 2 * step.num_right >= step.num_tried:
-            self.trials.won()
         if step.num_decoding and not step.is_deciding:
-            self.host.add(host_s, has_drafts=step.num_asked > 0, has_plan=step.plan is not None)
+            usual_s = host_s / self._costs.factor
+            self.host.add(usual_s, has_drafts=step.num_asked > 0, has_plan=step.plan is not None)
 
     def _learn_cost(
         self, step: StepRecord, num_seqs: int, num_rows: int, num_emitted: int, step_s: float

@@ -39,6 +39,7 @@ from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, TreeCol
 from quickmatch.engine.speculation.turns import Turns
 
 _TRIAL_SEQS = 8  # that a model on trial drafts for
+_USUAL_BEHIND = 16  # tokens a sequence that a model takes in beside drafting; more is not timed
 
 
 class Controller:
@@ -100,10 +101,15 @@ class Controller:
 
     @property
     def uses_model(self) -> bool:
-        """Whether a model drafter is in use, so that it is to be told of new sequences."""
+        """Whether a model drafter is in use, so that it is to be told of new sequences.
+
+        In a rest, of one with which the rest may end.
+        """
         if not self._config.is_adaptive:
             return True
-        return self._model.is_on and not self._rests.is_resting and not self.leaves_model_alone
+        if not self._model.is_on or self.leaves_model_alone:
+            return False
+        return self._rests.affords_look or not self._rests.is_resting
 
     @property
     def leaves_model_alone(self) -> bool:
@@ -148,7 +154,7 @@ class Controller:
         if not self._worth.may_draft(len(sequence_ids)):
             return None
         if self._model.is_on if not step.is_deciding else self._model.is_looking(self._now):
-            self._model.host_s = self._host.of_model_s
+            self._model.host_s = self._host.of_model_s * self._costs.factor
             step.plan = self._plan_model(step, sequence_ids, trees, able, num_other_rows)
         if step.plan is None and not self._model.is_on:
             step.plan = self._plan_trial(able)
@@ -157,10 +163,17 @@ class Controller:
             step.planned_s = self._model.drafting_s(self._costs, num_rows, step.plan.depth)
         return step.plan
 
-    def model_drafted(self, *, num_seqs: int, depth: int, seconds: float) -> None:
-        """Take in what drafting by the last plan took; without a plan, a drafting to time it."""
+    def model_drafted(
+        self, *, num_seqs: int, depth: int, seconds: float, num_behind: int = 1
+    ) -> None:
+        """Take in what drafting by the last plan took; without a plan, a drafting to time it.
+
+        num_behind: tokens of all sequences that the model had not drafted behind before.
+        """
         step = self._open()
-        self._model.drafted(step.plan or ModelPlan((), depth, 1, depth), num_seqs, seconds)
+        plan = step.plan or ModelPlan((), depth, 1, depth)
+        if num_behind <= _USUAL_BEHIND * num_seqs:
+            self._model.drafted(plan, num_seqs, seconds, self._costs.factor)
         step.model_s += seconds
 
     # ---- what is verified
@@ -211,7 +224,8 @@ class Controller:
         """Tell whether drafting pays, the host's own time for it included."""
         num_seqs = step.num_decoding
         seconds = self._costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
-        seconds += self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
+        host_s = self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
+        seconds += host_s * self._costs.factor
         tokens = num_seqs + self._assessor.gain(num_nodes)
         is_worth = num_nodes > 0 and tokens / seconds > num_seqs / plain_s
         self._turns.decided(self._now, num_seqs=num_seqs, is_worth=is_worth)
@@ -318,6 +332,7 @@ class Controller:
             self._assessor.renew(source)
         self._model.renew()
         self._worth.renew()
+        self._trials.renew()
         self._turns.renew()
         self._rests.wake()
 

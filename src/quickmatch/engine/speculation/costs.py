@@ -173,6 +173,11 @@ class CostTable:
     # ---- what a step will cost
 
     @property
+    def factor(self) -> float:
+        """How many times slower everything is of late than the entries say."""
+        return self._factor
+
+    @property
     def knows_plain(self) -> bool:
         """Whether any plain step was ever timed."""
         return bool(self._plain)

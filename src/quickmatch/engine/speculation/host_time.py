@@ -8,7 +8,7 @@ _KEPT = 31 / 32  # of a mean, from one step to the next
 
 
 class HostTime:
-    """Seconds of one engine's steps."""
+    """Seconds of one engine's steps, on the machine as it usually is (CostTable.factor)."""
 
     def __init__(self) -> None:
         self._idle_s = 0.0

@@ -76,12 +76,15 @@ class ModelUse:
 
     # ---- what was seen
 
-    def drafted(self, plan: ModelPlan, num_seqs: int, seconds: float) -> None:
-        """Take in what a drafting took; of trials, which also catch up, only the first."""
-        if not (plan.is_trial and self._pass):
-            estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
-            estimate.add(seconds / plan.depth)
-            self._level_s.clear()
+    def drafted(self, plan: ModelPlan, num_seqs: int, seconds: float, factor: float) -> None:
+        """Take in what a drafting took. To be told only of one that had little to catch up with:
+        one that took in a prompt, too, would stand for ever, since by it no other pays.
+
+        factor: how many times slower the machine is than usual (CostTable.factor).
+        """
+        estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
+        estimate.add(seconds / plan.depth / factor)
+        self._level_s.clear()
 
     def soften(self) -> None:
         """Doubt the promises: calibration has found a drift."""
@@ -102,7 +105,7 @@ class ModelUse:
             nearest = min(self._pass, key=lambda b: (abs(b - wanted), b))
             scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
             level_s = self._level_s[num_rows] = self._pass[nearest].value * scale
-        return level_s * depth
+        return level_s * depth * costs.factor
 
     # ---- the decision
 

@@ -96,8 +96,13 @@ class Rests:
     def arrived(self, *, is_watched: bool) -> None:
         """A new request has come. is_watched: a head can show at once what it is worth there."""
         self._has_new_request = True
-        if is_watched and self._saved >= self._look_cost:
+        if is_watched and self.affords_look:
             self._look()
+
+    @property
+    def affords_look(self) -> bool:
+        """Whether a new request may be looked at, at once."""
+        return self._saved >= self._look_cost
 
     def wake(self) -> None:
         """There is another model to draft with: stay awake for a while, whatever it brings."""

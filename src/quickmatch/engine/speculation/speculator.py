@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from quickmatch.core.clock import Clock, monotonic
-from quickmatch.core.errors import ConfigError
 from quickmatch.engine.batch import Sampled
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
@@ -24,6 +23,7 @@ from quickmatch.engine.speculation.costs import CostTable, points_to_measure
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.prediction import PredictionDrafter
 from quickmatch.engine.speculation.suffix import SuffixDrafter
+from quickmatch.engine.speculation.timing import timed_steps
 from quickmatch.engine.speculation.tree import DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
@@ -90,6 +90,7 @@ class Speculator:
         self._has_prediction = "prediction" in config.drafters
         self._predictions: dict[int, PredictionDrafter] = {}
         self._num_told: dict[int, int] = {}  # output tokens that the suffix index has, by sequence
+        self._num_drafted_behind: dict[int, int] = {}  # tokens, when a model drafted last
         self._num_to_watch = _WATCHED_AFTER_CHANGE
         self._num_unwatched = 0  # since the last that was watched
         self._watched_of = _WATCHED_OF
@@ -97,16 +98,11 @@ class Speculator:
     def measure_costs(self, max_num_seqs: int) -> None:
         """Time steps of several sizes, before any sequence runs, within `calibration_s`."""
         deadline = self._clock() + self._config.calibration_s
-        for num_seqs, num_rows in points_to_measure(max_num_seqs, self._config.max_draft_tokens):
+        points = points_to_measure(max_num_seqs, self._config.max_draft_tokens)
+        for num_seqs, num_rows, seconds in timed_steps(self._runner.time_step, points):
+            self._costs.observe(num_seqs, num_rows, seconds)
             if self._clock() >= deadline:
                 break
-            try:
-                self._runner.time_step(num_seqs, num_rows)  # the first of a size makes kernels
-                for _ in range(2):
-                    seconds = self._runner.time_step(num_seqs, num_rows)
-                    self._costs.observe(num_seqs, num_rows, seconds)
-            except ConfigError:  # too few KV blocks for a step of this size
-                continue
 
     # ---- a step
 
@@ -199,6 +195,7 @@ class Speculator:
         if plan is None:
             return
         places = [i for i in able if ids[i] in plan.sequence_ids]
+        num_behind = sum(self._catch_up(sequences[i]) for i in places)
         started = self._clock()
         for i in places:
             self._scheduler.reserve(sequences[i], plan.depth)
@@ -209,11 +206,20 @@ class Speculator:
             max_nodes=plan.max_nodes,
         )
         self._controller.model_drafted(
-            num_seqs=len(places), depth=plan.depth, seconds=self._clock() - started
+            num_seqs=len(places),
+            depth=plan.depth,
+            seconds=self._clock() - started,
+            num_behind=num_behind,
         )
         for i, tree in zip(places, made, strict=True):
             if tree.token_ids and (cut := _cut(tree, sequences[i])).token_ids:
                 trees[i].append(cut)
+
+    def _catch_up(self, sequence: Sequence) -> int:
+        """Return the tokens that have come since a model drafted for a sequence."""
+        num_seen = self._num_drafted_behind.get(sequence.id, 0)
+        self._num_drafted_behind[sequence.id] = sequence.num_tokens
+        return sequence.num_tokens - num_seen
 
     def stepped(
         self, step: Step, *, draft_s: float, step_s: float, told_s: float, num_emitted: int
@@ -269,6 +275,7 @@ class Speculator:
             self._suffix.finish(sequence.id)
             del self._num_told[sequence.id]
         self._predictions.pop(sequence.id, None)
+        self._num_drafted_behind.pop(sequence.id, None)
         self._controller.forget(sequence.id)
         self._runner.forget(sequence.id)
 

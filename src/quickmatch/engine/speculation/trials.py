@@ -2,8 +2,8 @@
 
 Each purpose (a model's draft, a plain step while drafting, asking cheap drafters) earns a small
 share of the time that steps take and spends what its trials lose. So together they cost at most
-the sum of the shares, whatever the text. A trial that was right is paid back, so that the next
-comes at once. No randomness.
+the sum of the shares, whatever the text. The first trials of a model that were right are paid back,
+so that the next comes at once: what is new is soon known. No randomness.
 
 Owns the allowances and what trials cost; who is tried is the controller's choice.
 """
@@ -13,7 +13,8 @@ from quickmatch.engine.speculation.costs import CostTable
 _SHARE = 0.003  # of the time, for each purpose
 _MODEL_SHARE = 0.004
 _MAX_SAVED = 3.0  # losses of a usual trial that can be saved up
-_REWARD = 1.25  # of its loss, what a trial that was right gets back: the next comes at once
+_REWARD = 1.25  # of its loss, what a trial that was right gets back...
+_NUM_REWARDS = 32  # ...of a new model's; later ones teach little
 _PLAIN_STALE = 64  # steps without a plain one before one is due
 _RATE_KEPT = 0.97  # of the tokens and seconds behind the usual rate, from step to step
 _FIRST_ASK_S = 25e-6  # of a cheap draft, before any is timed
@@ -52,6 +53,7 @@ class Trials:
         self._paid: tuple[Allowance, float] | None = None  # in this step, and how much
         self._tokens, self._seconds = 1e-9, 1e-9  # of late
         self._num_since_plain = 0  # steps
+        self._num_rewards = _NUM_REWARDS
         self._ask_s = _FIRST_ASK_S
 
     # ---- is there to be one
@@ -90,10 +92,15 @@ class Trials:
 
     def won(self) -> None:
         """What was on trial in this step was right."""
-        if self._paid is not None:
+        if self._paid is not None and self._num_rewards > 0:
+            self._num_rewards -= 1
             allowance, loss_s = self._paid
             allowance.spend(-_REWARD * loss_s)
             self._paid = None
+
+    def renew(self) -> None:
+        """Another model is to be tried."""
+        self._num_rewards = _NUM_REWARDS
 
     def asked(self, num_asked: int, seconds: float) -> None:
         """Take in what cheap drafts took."""

@@ -73,6 +73,7 @@ class Simulation:
     ) -> None:
         self.texts = list(texts)
         self.cost, self.pass_s = cost, pass_s
+        self.prompts_s = 0.0  # that the next drafting takes in prompts, too
         self.dice = random.Random(seed)
         self._noise, self._outliers = noise, outliers
         self.costs = CostTable()
@@ -121,9 +122,14 @@ class Simulation:
             plan = controller.wants_model(ids, trees, able=able)
             if plan is not None:
                 seconds = self.pass_s * plan.depth * (1 + 0.05 * (len(plan.sequence_ids) - 1))
+                seconds += self.prompts_s
                 controller.model_drafted(
-                    num_seqs=len(plan.sequence_ids), depth=plan.depth, seconds=seconds
+                    num_seqs=len(plan.sequence_ids),
+                    depth=plan.depth,
+                    seconds=seconds,
+                    num_behind=500 if self.prompts_s else 1,
                 )
+                self.prompts_s = 0.0
                 draft_s += seconds
                 for i in plan.sequence_ids:
                     trees[i].append(self._draft(texts[i], Source.HEAD, plan.depth, plan.width))

@@ -127,6 +127,17 @@ def test_a_head_that_becomes_good_is_found(num_seqs: int) -> None:
     assert rate > 0.93 * best_rate(simulation.texts)
 
 
+def test_a_drafting_that_takes_in_prompts_tells_nothing_of_the_others() -> None:
+    # Guards: one slow drafting, believed for ever, since by it no second one pays.
+    simulation = Simulation([Text(head=0.8)])
+    simulation.run(100)
+    simulation.controller.renew_model()
+    simulation.prompts_s = 20e-3
+    simulation.run(200)
+    assert simulation.prompts_s == 0.0
+    assert simulation.run(400).rate > 0.93 * best_rate(simulation.texts)
+
+
 def test_a_new_head_is_believed_at_once() -> None:
     # Guards: a swapped-in head that pays for its predecessor's failures.
     simulation = Simulation([Text(head=0.0)] * 8)

@@ -25,7 +25,7 @@ def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelU
     tree = DraftTree.chain(range(depth), [0.9] * depth, Source.HEAD)
     for _ in range(60):
         promises.add(1, tree, [chance ** (d + 1) for d in range(depth)])
-        use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth * pass_s)
+        use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth * pass_s, 1.0)
     return use
 
 
@@ -114,3 +114,17 @@ def test_another_drafter_is_believed_but_not_timed_anew(costs: CostTable) -> Non
     use.renew()
     assert use.drafting_s(costs, 1, 2) == pytest.approx(0.6e-3)
     assert use.plan(costs, plain(costs, 1), [(0, 1.0)], now=101) is not None
+
+
+def test_a_machine_that_slows_down_makes_drafting_dearer_by_as_much(costs: CostTable) -> None:
+    # Guards: a pass timed in a slow hour and believed in a quick one, so that nothing pays.
+    use = use_with(0.7)
+    usual_s = use.drafting_s(costs, 1, 3)
+    for _ in range(200):
+        costs.observe(1, 1, 2 * cpu_cost(1, 1))
+    assert costs.factor > 1.2
+    assert use.drafting_s(costs, 1, 3) == pytest.approx(costs.factor * usual_s)
+    before = use.drafting_s(costs, 1, 3)
+    for _ in range(40):
+        use.drafted(ModelPlan((0,), 3, 1, 3), 1, 3 * PASS_S * costs.factor, costs.factor)
+    assert use.drafting_s(costs, 1, 3) == pytest.approx(before)

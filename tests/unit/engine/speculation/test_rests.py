@@ -112,8 +112,10 @@ def test_a_new_request_brings_the_next_look_nearer() -> None:
 def test_a_request_that_a_head_is_told_of_brings_a_look_unless_looks_have_lost_too_much() -> None:
     rests = tired()
     assert rest(rests, steps=60) == 60
+    assert rests.affords_look
     rests.arrived(is_watched=True)
     look(rests, gain=-9.0)
+    assert not rests.affords_look
     assert rest(rests, steps=60) == 60
     rests.arrived(is_watched=True)
     assert rests.begin_step()

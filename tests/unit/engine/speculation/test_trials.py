@@ -39,6 +39,24 @@ def test_a_trial_that_was_right_is_followed_by_the_next(trials: Trials) -> None:
         assert trials.tries_model(0.5e-3)
 
 
+def test_later_trials_are_not_paid_back_until_the_model_is_another(trials: Trials) -> None:
+    # Guards: a head that is right and of no use, tried step by step for ever.
+    def num_tried(num_steps: int) -> int:
+        count = 0
+        for _ in range(num_steps):
+            if trials.tries_model(0.5e-3):
+                count += 1
+                trials.won()
+            step(trials)
+        return count
+
+    first = num_tried(1000)
+    later = num_tried(1000)
+    assert first > later + 25
+    trials.renew()
+    assert num_tried(1000) > later + 25
+
+
 def test_a_plain_step_comes_now_and_then_while_drafting(trials: Trials) -> None:
     # Guards: the plain step's cost never measured again, or so often that it costs speed.
     num_plain = 0
