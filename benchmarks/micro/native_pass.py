@@ -1,8 +1,13 @@
 """The native pass beside torch's, by a step's rows: python -m benchmarks.micro.native_pass
 
-Runs the shipped model in bfloat16 on made-up steps that only decode or verify, and prints the
-median milliseconds of each pass and their ratio. The two take turns, so that both meet the same
-machine, and each finds the caches full of the other's weights.
+Runs a model in bfloat16 on made-up steps that only decode or verify, and prints the median
+milliseconds of each pass and their ratio. The two take turns, so that both meet the same machine,
+and each finds the caches full of the other's weights.
+
+As on a processor without AVX-512, where torch is quicker in float32:
+
+    QUICKMATCH_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \\
+        MKL_ENABLE_INSTRUCTIONS=AVX2 python -m benchmarks.micro.native_pass --torch-dtype float32
 """
 
 import argparse
@@ -34,19 +39,24 @@ def once(a_pass: ForwardPass, batch: StepBatch, rows: list[int]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=SHIPPED_MODEL, help="a folder, or a shipped model")
+    parser.add_argument("--torch-dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    folder = Path(model_source(SHIPPED_MODEL))
+    folder = Path(model_source(options.model))
     model = read_model_config(folder)
-    reason = why_not_native(model, _SIZE, dtype=torch.bfloat16, device=_CPU)
+    reason = why_not_native(model, _SIZE.block_size, dtype=torch.bfloat16, device=_CPU)
     if reason is not None:
         raise SystemExit(f"the native pass cannot run here: {reason}")
     with torch.inference_mode():
         native = NativePass(folder, model, _SIZE, num_threads=options.threads)
-        of_torch = TorchPass(folder, model, _SIZE, dtype=torch.bfloat16, device=_CPU)
+        dtype = getattr(torch, options.torch_dtype)
+        of_torch = TorchPass(folder, model, _SIZE, dtype=dtype, device=_CPU)
         print(f"{'sequences':>9} {'rows':>5} {'native ms':>10} {'torch ms':>9} {'ratio':>6}")
         for num_seqs, num_rows in _SIZES:
             batch = timing_batch(num_seqs, num_rows, _SIZE.num_blocks, 16, 2048)

@@ -25,8 +25,6 @@ class SuffixIndex:
         self, sequence_id: int, max_nodes: int
     ) -> tuple[list[int], list[int], list[float], list[int], list[int]]: ...
 
-def decoder_is_supported() -> bool: ...
-
 class Decoder:
     def __init__(self, shape: dict[str, float], *, num_threads: int) -> None: ...
     @property
@@ -99,6 +97,23 @@ class Head:
         max_nodes: int,
         min_path: float,
     ) -> list[tuple[list[int], list[int], list[float]]]: ...
+
+_DecoderType = type[Decoder]
+_HeadType = type[Head]
+
+class Isa:
+    """A submodule: the decoder, compiled for one instruction set."""
+
+    Decoder: _DecoderType
+    Head: _HeadType
+
+avx512bf16: Isa
+avx512vnni: Isa
+avx2vnni: Isa
+avx2: Isa
+
+def decoder_isas() -> list[str]:
+    """Return the names of those that this processor can run, the quickest first."""
 
 class Promises:
     def look(self, width: int) -> list[float]: ...

@@ -130,6 +130,7 @@ def test_a_context_may_be_longer_than_the_memory_holds(tmp_path: Path) -> None:
     assert answer(engine, [prompt], 30) == [by_transformers(model, prompt, 30)]
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("has_int8_kv", [False, True])
 def test_the_native_pass_keeps_what_torch_keeps(
     *, has_int8_kv: bool, folders: dict[str, Path]
@@ -138,7 +139,7 @@ def test_the_native_pass_keeps_what_torch_keeps(
     folder = folders["qwen2"]
     model = read_model_config(folder)
     size = PassSize(num_blocks=120, block_size=32, max_model_len=512, has_int8_kv=has_int8_kv)
-    reason = why_not_native(model, SIZE, dtype=torch.bfloat16, device=CPU)
+    reason = why_not_native(model, SIZE.block_size, dtype=torch.bfloat16, device=CPU)
     if reason is not None:
         pytest.skip(reason)
     text = text_of(1, 161)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.batch import StepBatch
@@ -13,7 +14,7 @@ from quickmatch.engine.engine import Engine
 from quickmatch.engine.forward_pass import PassSize
 from quickmatch.engine.lora import LoraLayers, LowRank
 from quickmatch.engine.model_config import ModelConfig, read_model_config
-from quickmatch.engine.native_pass import NativePass, why_not_native
+from quickmatch.engine.native_pass import NativePass, kernels, why_not_native
 from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.torch_pass import TorchPass
@@ -33,12 +34,13 @@ from tests.parity.native_steps import (
 )
 
 __all__ = ["folders"]  # a fixture
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def load(folder: Path) -> tuple[NativePass, TorchPass, TorchPass, ModelConfig]:
     """Return the native pass, and torch's in bfloat16 and in float32."""
     model = read_model_config(folder)
-    reason = why_not_native(model, SIZE, dtype=torch.bfloat16, device=CPU)
+    reason = why_not_native(model, SIZE.block_size, dtype=torch.bfloat16, device=CPU)
     if reason is not None:
         pytest.skip(reason)
     others = [
@@ -157,10 +159,10 @@ def test_what_it_cannot_run_is_told(folders: dict[str, Path]) -> None:
         ({"dtype": torch.float32, "device": CPU}, "the dtype is float32"),
         ({"dtype": torch.bfloat16, "device": torch.device("meta")}, "the device is meta"),
     ):
-        assert why_not_native(model, SIZE, **options) == reason
+        assert why_not_native(model, SIZE.block_size, **options) == reason
     load(folders["llama"])
     small = PassSize(num_blocks=8, block_size=4, max_model_len=32)
-    told = why_not_native(model, small, dtype=torch.bfloat16, device=CPU)
+    told = why_not_native(model, small.block_size, dtype=torch.bfloat16, device=CPU)
     assert told == "a width is no multiple of 16"
 
 
@@ -201,3 +203,13 @@ def test_drafts_change_no_token_in_bfloat16(temperature: float, folders: dict[st
     assert drafted == plain
     assert sum(map(len, plain.values())) > 1000
     assert num_accepted > 50
+
+
+def test_an_instruction_set_that_is_not_there_is_told(
+    isa: str, monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]
+) -> None:
+    load(folders["llama"])
+    assert kernels().__name__.rsplit(".", 1)[-1] == isa  # type: ignore[attr-defined]
+    monkeypatch.setenv("QUICKMATCH_ISA", "sse2")
+    with pytest.raises(ConfigError, match=r"'sse2'; this processor runs: .*avx2"):
+        kernels()

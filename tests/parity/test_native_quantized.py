@@ -30,6 +30,7 @@ from tests.parity.native_steps import (
 )
 
 __all__ = ["folders"]  # a fixture
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 INT8_KV = "int8 KV"
@@ -38,7 +39,7 @@ INT8_KV = "int8 KV"
 def native_of(folder: Path, form: str) -> NativePass:
     """form: a weight format, or INT8_KV for bf16 weights with keys and values in 8 bits."""
     model = read_model_config(folder)
-    reason = why_not_native(model, SIZE, dtype=torch.bfloat16, device=CPU)
+    reason = why_not_native(model, SIZE.block_size, dtype=torch.bfloat16, device=CPU)
     if reason is not None:
         pytest.skip(reason)
     if form == INT8_KV:

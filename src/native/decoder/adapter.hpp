@@ -5,7 +5,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -15,7 +14,7 @@
 #include "product.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 constexpr std::size_t kNumPlaces = 4;  // qkv, o, gate_up, down: the products of a layer
 
@@ -160,7 +159,7 @@ class AdapterStep {
         }
     }
 
-    QM_AVX512 static void add_row(const float* from, std::size_t size, float* to) {
+    QM_KERNEL static void add_row(const float* from, std::size_t size, float* to) {
         for (std::size_t k = 0; k < size; ++k) to[k] += from[k];
     }
 
@@ -171,5 +170,4 @@ class AdapterStep {
     Scratch<float> inner_, added_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

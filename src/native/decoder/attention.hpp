@@ -13,7 +13,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -26,7 +25,7 @@
 #include "rows.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 // The new tokens of one sequence.
 struct Span {
@@ -51,7 +50,7 @@ struct Heads {
 };
 
 constexpr std::size_t kTileQueries = 16;  // that share a pass over the chunks
-constexpr std::size_t kQueriesAbreast = 6;  // whose sums are in registers at a time, at most
+constexpr std::size_t kQueriesAbreast = kHas32Registers ? 6 : 2;  // whose sums are in registers together
 
 class Attention {
   public:
@@ -166,7 +165,7 @@ class Attention {
 
     // Scores of chunks c .. c + kAbreast for some queries; -inf for what they do not see.
     template <int kQueries, typename KV>
-    QM_AVX512 void score(const KV& kv, const Tile& tile, std::size_t c, std::size_t q0,
+    QM_KERNEL void score(const KV& kv, const Tile& tile, std::size_t c, std::size_t q0,
                          const typename KV::Query* queries, const std::vector<std::uint16_t>& marks) const {
         // The last chunk is scored twice where their number is odd: the same scores.
         std::size_t now[kAbreast];
@@ -179,22 +178,22 @@ class Attention {
             ahead[i] = is_end ? reinterpret_cast<const char*>(kv.values(chunk, tile.head))
                               : reinterpret_cast<const char*>(kv.keys(chunk, tile.head));
         }
-        __m512 sums[kAbreast][kQueries];
+        F16 sums[kAbreast][kQueries];
         kv.template score<kQueries>(tile.head, now, ahead, queries, sums);
-        const __m512 hidden = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+        const F16 hidden = all(-std::numeric_limits<float>::infinity());
         const bool sees_all = c * kChunk >= tile.all_from && (c + kAbreast) * kChunk <= tile.all_until;
         for (std::size_t i = 0; i < kAbreast && c + i < tile.last; ++i) {
             float* to = tile.scores + (c + i - tile.first) * kChunk;
             QM_UNROLL
             for (int q = 0; q < kQueries; ++q) {
-                const __mmask16 mask = sees_all ? __mmask16(0xFFFF) : seen(*tile.asked[q0 + q].view, c + i, marks);
-                _mm512_storeu_ps(to + (q0 + q) * tile.width, _mm512_mask_blend_ps(mask, hidden, sums[i][q]));
+                const Mask16 mask = sees_all ? Mask16(0xFFFF) : seen(*tile.asked[q0 + q].view, c + i, marks);
+                store(to + (q0 + q) * tile.width, choose(mask, hidden, sums[i][q]));
             }
         }
     }
 
     // Which of a chunk's tokens a row sees.
-    static __mmask16 seen(const View& view, std::size_t chunk,
+    static Mask16 seen(const View& view, std::size_t chunk,
                           const std::vector<std::uint16_t>& marks) {
         const std::size_t start = chunk * kChunk;
         unsigned mask = 0xFFFF;
@@ -205,29 +204,28 @@ class Attention {
             mask &= view.high <= start ? 0u : (1u << (view.high - start)) - 1;
         }
         if (start < view.low) mask &= ~((1u << std::min(view.low - start, kChunk)) - 1);
-        return static_cast<__mmask16>(mask);
+        return static_cast<Mask16>(mask);
     }
 
     // From a query's scores to its weights, in bfloat16, and their total.
-    QM_AVX512 void weigh(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
+    QM_KERNEL void weigh(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
         // Powers of two are taken instead of e's, with the factor in the scale.
-        const __m512 scale = _mm512_set1_ps(1.44269504f / std::sqrt(static_cast<float>(heads_.dim)));
+        const F16 scale = all(1.44269504f / std::sqrt(static_cast<float>(heads_.dim)));
         const std::size_t num_tokens = (tile.last - tile.first) * kChunk;
         const float* scores = tile.scores + q * tile.width;
-        __m512 largest = _mm512_loadu_ps(scores);
+        F16 largest = load(scores);
         for (std::size_t i = kChunk; i < num_tokens; i += kChunk) {
-            largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + i));
+            largest = larger(largest, load(scores + i));
         }
-        const __m512 top = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(largest)), scale);
+        const F16 top = mul(all(largest_of(largest)), scale);
         Bf16* weights = tile.weights(q);
         for (std::size_t i = 0; i < tile.width; i += 2 * kChunk) {
-            const __m512 low = exp2_16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), scale, top));
-            __m512 high = _mm512_setzero_ps();
+            const F16 low = exp2_16(fms(load(scores + i), scale, top));
+            F16 high = none_f();
             if (i + kChunk < num_tokens) {
-                high = exp2_16(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + kChunk), scale, top));
+                high = exp2_16(fms(load(scores + i + kChunk), scale, top));
             }
-            const __m512bh both = _mm512_cvtne2ps_pbh(high, low);
-            std::memcpy(weights + i, &both, sizeof both);
+            narrow32(weights + i, low, high);
         }
         tile.places[q].clear();
         if (tile.asked[q].view->marks != kNoTree) find_branch(tile, q, marks);
@@ -268,13 +266,13 @@ class Attention {
         std::fill_n(tile.weights(q) + start, tile.places[q].size(), Bf16{0});
     }
 
-    QM_AVX512 static float total_of(const Bf16* weights, std::size_t width) {
-        const auto ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3F80));
-        __m512 total = _mm512_setzero_ps();
+    QM_KERNEL static float total_of(const Bf16* weights, std::size_t width) {
+        const auto ones = as_pairs(all_i16(0x3F80));
+        F16 total = none_f();
         for (std::size_t i = 0; i < width; i += 2 * kChunk) {
-            total = _mm512_dpbf16_ps(total, reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights + i)), ones);
+            total = dot(total, as_pairs(load_i(weights + i)), ones);
         }
-        return _mm512_reduce_add_ps(total);
+        return sum_of(total);
     }
 
     template <typename KV>
@@ -327,11 +325,11 @@ class Attention {
         }
     }
 
-    QM_AVX512 void finish(const Tile& tile, std::size_t q) const {
-        const __m512 total = _mm512_set1_ps(tile.totals[q]);
+    QM_KERNEL void finish(const Tile& tile, std::size_t q) const {
+        const F16 total = all(tile.totals[q]);
         for (std::size_t d = 0; d < heads_.dim; d += 16) {
-            const __m512 sum = _mm512_loadu_ps(tile.sums + q * heads_.dim + d);
-            narrow16(tile.asked[q].to + d, _mm512_div_ps(sum, total));
+            const F16 sum = load(tile.sums + q * heads_.dim + d);
+            narrow16(tile.asked[q].to + d, div(sum, total));
         }
     }
 
@@ -339,5 +337,4 @@ class Attention {
     std::vector<Item> items_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 struct DraftedTree {
     std::vector<std::int32_t> token_ids, parents;
@@ -86,4 +86,4 @@ class Beam {
     std::vector<Added> added_;
 };
 
-}  // namespace quickmatch::decoder
+}  // namespace quickmatch::QM_ISA

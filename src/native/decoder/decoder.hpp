@@ -9,7 +9,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -31,7 +30,7 @@
 #include "sharing.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 struct Shape {
     std::size_t vocab, hidden, inner, num_layers;
@@ -96,9 +95,9 @@ class Decoder {
     void drop_adapter(std::int32_t row) { adapters_.erase(row); }
 
     std::size_t num_bytes() const {
-        std::size_t total = decoder::num_bytes(lm_head_);
+        std::size_t total = QM_ISA::num_bytes(lm_head_);
         for (const Layer& layer : layers_) {
-            for (const Matrix& weight : layer.weights) total += decoder::num_bytes(weight);
+            for (const Matrix& weight : layer.weights) total += QM_ISA::num_bytes(weight);
         }
         return total;
     }
@@ -112,7 +111,7 @@ class Decoder {
     // Returns the likeliest token of each wanted row.
     std::vector<std::int32_t> run(const Step& step, float* logits, Bf16* aux) {
         const std::size_t rows = step.token_ids.size();
-        if (decoder::num_bytes(lm_head_) >= kSharedBytes) {
+        if (QM_ISA::num_bytes(lm_head_) >= kSharedBytes) {
             team_.set_active(true);
             return pass(step, logits, aux);
         }
@@ -389,5 +388,4 @@ class Decoder {
     RoundedRows rounded_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -6,7 +6,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -14,7 +13,7 @@
 #include <numeric>
 #include <vector>
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 struct Eviction {
     const std::vector<std::int32_t>&sources, &targets;  // slots; as many tokens stay as there are targets
@@ -67,5 +66,4 @@ void evict_head(KV& kv, std::size_t head, std::size_t head_dim, const Eviction& 
     }
 }
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -8,7 +8,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -22,7 +21,7 @@
 #include "paged_kv.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 struct Request {
     std::int64_t sequence_id;
@@ -291,5 +290,4 @@ class Head {
     Scratch<float> residual_, m_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -6,7 +6,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -21,7 +20,7 @@
 #include "rows.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 struct HeadShape {
     std::size_t hidden, inner, num_aux, target_hidden, draft_vocab, vocab;
@@ -165,7 +164,7 @@ class HeadLayer {
 
   private:
     // The `width` likeliest of a row's tokens, as the target numbers them.
-    QM_AVX512 void choose(const float* logits, std::size_t width,
+    QM_KERNEL void choose(const float* logits, std::size_t width,
                           std::vector<std::pair<double, std::int32_t>>& out) const {
         const std::size_t vocab = shape_.draft_vocab;
         out.clear();
@@ -180,15 +179,15 @@ class HeadLayer {
             }
             best[place] = i;
         }
-        const __m512 top = _mm512_set1_ps(logits[best[0]]);
-        __m512 sum = _mm512_setzero_ps();
+        const F16 top = all(logits[best[0]]);
+        F16 sum = none_f();
         for (std::size_t i = 0; i < vocab; i += 16) {
             const std::size_t left = vocab - i;
-            const __mmask16 mask = left >= 16 ? 0xFFFF : (1u << left) - 1;
-            const __m512 some = _mm512_mask_loadu_ps(_mm512_set1_ps(-1e30f), mask, logits + i);
-            sum = _mm512_add_ps(sum, exp16(_mm512_sub_ps(some, top)));
+            const Mask16 mask = left >= 16 ? 0xFFFF : (1u << left) - 1;
+            const F16 some = load_some(mask, logits + i, all(-1e30f));
+            sum = add(sum, exp16(sub(some, top)));
         }
-        const double total = _mm512_reduce_add_ps(sum);
+        const double total = sum_of(sum);
         for (std::size_t k = 0; k < num_best; ++k) {
             const double weight = std::exp(double(logits[best[k]]) - double(logits[best[0]]));
             out.push_back({std::min(weight / total, 1.0), weights_.target_ids[best[k]]});
@@ -205,5 +204,4 @@ class HeadLayer {
     Scratch<float> wide_, logits_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -7,7 +7,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,7 +15,7 @@
 #include "paged_kv.hpp"
 #include "rows.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 // A head's numbers rounded to 8 bits: number ≈ code · scale.
 struct RoundedHead {
@@ -108,44 +107,44 @@ class Int8KV {
     void prepare(const Bf16* from, Query& to) const { round_head(from, head_dim_, to); }
 
     template <int kQueries>
-    QM_AVX512_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
-                                const Query* queries, __m512 (&sums)[kAbreast][kQueries]) const {
+    QM_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
+                                const Query* queries, F16 (&sums)[kAbreast][kQueries]) const {
         const std::uint8_t* own[kAbreast];
-        __m512i whole[kAbreast][kQueries];
+        I16 whole[kAbreast][kQueries];
         QM_UNROLL
         for (std::size_t i = 0; i < kAbreast; ++i) {
             own[i] = keys(chunks[i], head);
             QM_UNROLL
-            for (int q = 0; q < kQueries; ++q) whole[i][q] = _mm512_set1_epi32(-128 * queries[q].sum);
+            for (int q = 0; q < kQueries; ++q) whole[i][q] = all_i32(-128 * queries[q].sum);
         }
         for (std::size_t p = 0; p < head_dim_ / 4; ++p) {
             QM_UNROLL
             for (std::size_t i = 0; i < kAbreast; ++i) {
                 _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
-                const __m512i key = _mm512_load_si512(own[i] + p * 4 * kChunk);
+                const I16 key = load_i(own[i] + p * 4 * kChunk);
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
                     std::int32_t four;
                     std::memcpy(&four, queries[q].codes + 4 * p, sizeof four);
-                    whole[i][q] = _mm512_dpbusd_epi32(whole[i][q], key, _mm512_set1_epi32(four));
+                    whole[i][q] = dot_bytes(whole[i][q], key, all_i32(four));
                 }
             }
         }
         QM_UNROLL
         for (std::size_t i = 0; i < kAbreast; ++i) {
-            const __m512 scales = _mm512_load_ps(key_scales(chunks[i], head));
+            const F16 scales = load(key_scales(chunks[i], head));
             QM_UNROLL
             for (int q = 0; q < kQueries; ++q) {
-                const __m512 both = _mm512_mul_ps(scales, _mm512_set1_ps(queries[q].scale));
-                sums[i][q] = _mm512_mul_ps(_mm512_cvtepi32_ps(whole[i][q]), both);
+                const F16 both = mul(scales, all(queries[q].scale));
+                sums[i][q] = mul(to_float(whole[i][q]), both);
             }
         }
     }
 
     template <int kQueries, int kParts>
-    QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
                               std::size_t row_size, float* to) const {
-        __m512 sums[kQueries][kParts];
+        F16 sums[kQueries][kParts];
         load_sums(sums, to, head_dim_);
         for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
             const Value* own = values(some.chunks[c], head) + offset;
@@ -154,36 +153,35 @@ class Int8KV {
             for (std::size_t token = 0; token < count; ++token) {
                 _mm_prefetch(reinterpret_cast<const char*>(ahead + token * head_dim_), _MM_HINT_T0);
                 const float scale = value_scale(some.chunks[c], head, token);
-                __m512 value[kParts];
+                F16 value[kParts];
                 QM_UNROLL
                 for (int d = 0; d < kParts; ++d) value[d] = whole16(own + token * head_dim_ + d * 16);
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
-                    const __m512 factor = _mm512_set1_ps(widen(weights[q * row_size + token]) * scale);
+                    const F16 factor = all(widen(weights[q * row_size + token]) * scale);
                     QM_UNROLL
-                    for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_fmadd_ps(factor, value[d], sums[q][d]);
+                    for (int d = 0; d < kParts; ++d) sums[q][d] = fma(factor, value[d], sums[q][d]);
                 }
             }
         }
         store_sums(sums, to, head_dim_);
     }
 
-    QM_AVX512 void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
+    QM_KERNEL void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
         for (const Token& token : {first, second}) {
             const float scale = value_scale(token.chunk, head, token.lane);
-            const __m512 factor = _mm512_set1_ps(widen(token.weight) * scale);
+            const F16 factor = all(widen(token.weight) * scale);
             const Value* own = values(token.chunk, head) + token.lane * head_dim_;
             for (std::size_t d = 0; d < head_dim_; d += 16) {
-                const __m512 sum = _mm512_loadu_ps(to + d);
-                _mm512_storeu_ps(to + d, _mm512_fmadd_ps(factor, whole16(own + d), sum));
+                const F16 sum = load(to + d);
+                store(to + d, fma(factor, whole16(own + d), sum));
             }
         }
     }
 
   private:
-    QM_AVX512_INLINE static __m512 whole16(const Value* from) {
-        const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+    QM_INLINE static F16 whole16(const Value* from) {
+        return to_float(widen_i8(from));
     }
 
     std::size_t at(std::size_t chunk, std::size_t head) const {
@@ -196,5 +194,4 @@ class Int8KV {
     Memory<float> key_scales_, value_scales_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

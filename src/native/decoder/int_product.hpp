@@ -12,7 +12,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +22,7 @@
 #include "rows.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 constexpr std::size_t kIntTileRows = 4;    // 4 · 4 sums, as many totals waiting in memory
 constexpr std::size_t kLanes = 16;
@@ -79,7 +78,7 @@ class IntWeight {
                 scales_[at] = half(from.scales[own] * kScaleUp);
                 if (zeros_ != nullptr) zeros_[at] = from.zeros[own];
             }
-            if (bias != nullptr) bias_[o] = decoder::widen(bias[o]);
+            if (bias != nullptr) bias_[o] = widen(bias[o]);
         }
     }
 
@@ -121,17 +120,17 @@ class IntWeight {
     static constexpr float kScaleUp = 256.0f;
 
   private:
-    QM_AVX512 void pack_panel(const std::uint8_t* codes, std::size_t panel) {
+    QM_KERNEL void pack_panel(const std::uint8_t* codes, std::size_t panel) {
         const std::size_t o = panel * kPanel, g = panel / kGroup;
         const std::uint8_t* from = codes + o * in_;
         std::uint8_t* to = data_ + g * kGroup * kPanel * in_ * bits_ / 8 + panel % kGroup * kPanel * 4;
         for (std::size_t i = 0; i < in_; i += 32 / bits_, to += group_width(g) * kPanel * 4) {
-            __m512i column = take_column(from + i, in_, out_ - o);
+            I16 column = take_column(from + i, in_, out_ - o);
             if (bits_ == 4) {
-                const __m512i high = take_column(from + i + 4, in_, out_ - o);
-                column = _mm512_or_si512(column, _mm512_slli_epi16(high, 4));
+                const I16 high = take_column(from + i + 4, in_, out_ - o);
+                column = bit_or(column, left16<4>(high));
             }
-            _mm512_store_si512(to, column);
+            store_i(to, column);
         }
     }
 
@@ -140,11 +139,11 @@ class IntWeight {
         return g * kGroup * kPanel * num_scales() + k * width * kPanel + o / kPanel % kGroup * kPanel + o % kPanel;
     }
 
-    QM_AVX512 static std::uint16_t half(float value) {
+    QM_KERNEL static std::uint16_t half(float value) {
         return std::uint16_t(_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(value), 0), 0));
     }
 
-    QM_AVX512 static float whole(std::uint16_t value) {
+    QM_KERNEL static float whole(std::uint16_t value) {
         return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(value)));
     }
 
@@ -205,45 +204,57 @@ struct IntPanels {
     const std::uint8_t* zeros;
     const float* bias;
     std::size_t group, num_scales, num_outputs;
+
+    // From this column on, the first of a panel.
+    IntPanels from(std::size_t column) const {
+        return {data + column * 4,
+                scales + column,
+                zeros == nullptr ? nullptr : zeros + column,
+                bias == nullptr ? nullptr : bias + column,
+                group,
+                num_scales,
+                num_outputs - column};
+    }
 };
 
-template <CodeKind kKind, int kRows, int kPanels>
-QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
+// kPanels of the kWidth that stand together, from the first of `panels` on.
+template <CodeKind kKind, int kRows, int kPanels, int kWidth>
+QM_KERNEL void multiply_int_tile(const IntPanels& panels, const RoundedRows& rows, std::size_t first_row,
                                  const Target& to, Ahead ahead) {
     constexpr int kBits = bits_of(kKind);
-    const __m512i low_half = _mm512_set1_epi8(0x0F);
-    const __m512i numbers = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4)));
+    const I16 low_half = all_i8(0x0F);
+    const I16 numbers = repeat16(kMxfp4);
     const std::uint8_t* weight = panels.data;
-    __m512 totals[kRows][kPanels];
+    F16 totals[kRows][kPanels];
     const std::int8_t* codes[kRows];
     QM_UNROLL
     for (int r = 0; r < kRows; ++r) {
         codes[r] = rows.codes(first_row + r);
         QM_UNROLL
-        for (int n = 0; n < kPanels; ++n) totals[r][n] = _mm512_setzero_ps();
+        for (int n = 0; n < kPanels; ++n) totals[r][n] = none_f();
     }
     for (std::size_t k = 0; k < panels.num_scales; ++k) {
-        __m512i sums[kRows][kPanels];
+        I16 sums[kRows][kPanels];
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             const std::int32_t zero = panels.zeros == nullptr ? zero_of(kKind) : 0;
-            const __m512i start = _mm512_set1_epi32(-zero * rows.sums(first_row + r)[k]);
+            const I16 start = all_i32(-zero * rows.sums(first_row + r)[k]);
             QM_UNROLL
             for (int n = 0; n < kPanels; ++n) sums[r][n] = start;
         }
         for (std::size_t i = 0; i < panels.group; i += kLanes) {
             QM_UNROLL
             for (int quad = 0; quad < 4; ++quad) {
-                __m512i columns[kPanels];
+                I16 columns[kPanels];
                 QM_UNROLL
                 for (int n = 0; n < kPanels; ++n) {
-                    const int vector = quad * kBits / 8 * kPanels + n;
-                    columns[n] = _mm512_load_si512(weight + vector * kPanel * 4);
+                    const int vector = quad * kBits / 8 * kWidth + n;
+                    columns[n] = load_i(weight + vector * kPanel * 4);
                     if constexpr (kBits == 4) {
-                        if (quad % 2 == 1) columns[n] = _mm512_srli_epi16(columns[n], 4);
-                        columns[n] = _mm512_and_si512(columns[n], low_half);
+                        if (quad % 2 == 1) columns[n] = right16<4>(columns[n]);
+                        columns[n] = bit_and(columns[n], low_half);
                         if constexpr (kKind == CodeKind::mxfp4) {
-                            columns[n] = _mm512_shuffle_epi8(numbers, columns[n]);
+                            columns[n] = look_up(numbers, columns[n]);
                         }
                     }
                 }
@@ -252,36 +263,34 @@ QM_AVX512 void multiply_int_tile(const IntPanels& panels, const RoundedRows& row
                 for (int r = 0; r < kRows; ++r) {
                     std::int32_t four;
                     std::memcpy(&four, codes[r] + i + 4 * quad, sizeof four);
-                    const __m512i each = _mm512_set1_epi32(four);
+                    const I16 each = all_i32(four);
                     QM_UNROLL
                     for (int n = 0; n < kPanels; ++n) {
-                        sums[r][n] = _mm512_dpbusd_epi32(sums[r][n], columns[n], each);
+                        sums[r][n] = dot_bytes(sums[r][n], columns[n], each);
                     }
                 }
             }
-            weight += kBits / 2 * kPanels * kPanel * 4;
+            weight += kBits / 2 * kWidth * kPanel * 4;
         }
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) codes[r] += panels.group;
         QM_UNROLL
         for (int n = 0; n < kPanels; ++n) {
-            const std::size_t at = (k * kPanels + n) * kPanel;
-            const __m512 scale = _mm512_cvtph_ps(
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panels.scales + at)));
-            __m512 zero = _mm512_setzero_ps();
+            const std::size_t at = (k * kWidth + n) * kPanel;
+            const F16 scale = load_half(panels.scales + at);
+            F16 zero = none_f();
             if (panels.zeros != nullptr) {
-                zero = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
-                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(panels.zeros + at))));
+                zero = to_float(widen_u8(panels.zeros + at));
             }
             QM_UNROLL
             for (int r = 0; r < kRows; ++r) {
-                __m512 sum = _mm512_cvtepi32_ps(sums[r][n]);
+                F16 sum = to_float(sums[r][n]);
                 if (panels.zeros != nullptr) {
-                    const float all = float(rows.sums(first_row + r)[k]);
-                    sum = _mm512_fnmadd_ps(zero, _mm512_set1_ps(all), sum);
+                    const float total = float(rows.sums(first_row + r)[k]);
+                    sum = fnma(zero, all(total), sum);
                 }
-                const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales(first_row + r)[k]));
-                totals[r][n] = _mm512_fmadd_ps(sum, both, totals[r][n]);
+                const F16 both = mul(scale, all(rows.scales(first_row + r)[k]));
+                totals[r][n] = fma(sum, both, totals[r][n]);
             }
         }
     }
@@ -305,7 +314,14 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
         const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
         const Ahead ahead(panels.data + size, num_tiles > 1 ? size : 0, kPanels * kBits / 8, tile, num_tiles);
         const auto run = [&](auto count) {
-            multiply_int_tile<kKind, decltype(count)::value, kPanels>(panels, rows, first, part, ahead);
+            constexpr int kRows = decltype(count)::value;
+            constexpr int kAtOnce = num_at_once(kPanels, kRows);
+            for (int n = 0; n < kPanels; n += kAtOnce) {
+                const std::size_t column = n * kPanel;
+                if (column >= panels.num_outputs) break;
+                multiply_int_tile<kKind, kRows, kAtOnce, kPanels>(
+                    panels.from(column), rows, first, Target{part.data + column, part.stride, part.adds}, ahead);
+            }
         };
         switch (num_rows * (tile + 1) / num_tiles - first) {
             case 1: run(std::integral_constant<int, 1>()); break;
@@ -344,5 +360,4 @@ inline void multiply_groups(const IntWeight& weight, std::size_t first, std::siz
     }
 }
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

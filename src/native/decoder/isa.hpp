@@ -1,31 +1,39 @@
-// Which processors the native decoder runs on, and how its functions are compiled for them.
+// One of the instruction sets that the kernels are compiled for, each in a namespace of its own.
 //
-// Every function that uses these instructions carries QM_AVX512, instead of the whole file being
-// compiled for them: the linker may keep any file's copy of a shared inline function, and a
-// processor without AVX-512 must never meet one that uses it.
+// avx512bf16.cpp, avx512vnni.cpp, avx2vnni.cpp and avx2.cpp define QM_ISA, the namespace, and
+// QM_ISA_LEVEL, and include everything else; module.cpp says which the processor can run. Kernels are written
+// with simd.hpp's sixteen lanes and carry QM_KERNEL, instead of whole files being compiled for them:
+// the linker may keep any file's copy of a function of the standard library, and a processor must
+// never meet one that uses what it does not have.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define QM_HAS_DECODER 1
+#if !defined(QM_ISA) || !defined(QM_ISA_LEVEL)
+#error "only avx512bf16.cpp and those beside it may include this"
+#endif
+
+#define QM_LEVEL_AVX2 1
+#define QM_LEVEL_AVX2_VNNI 2
+#define QM_LEVEL_AVX512_VNNI 3
+#define QM_LEVEL_AVX512_BF16 4
+
 #include <immintrin.h>
-#define QM_AVX512 \
-    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")))
-#define QM_AVX512_INLINE QM_AVX512 __attribute__((always_inline)) inline
+
+#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+#define QM_KERNEL \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
+#elif QM_ISA_LEVEL == QM_LEVEL_AVX512_VNNI
+#define QM_KERNEL \
+    __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
+#elif QM_ISA_LEVEL == QM_LEVEL_AVX2_VNNI
+#define QM_KERNEL __attribute__((target("avx2,fma,f16c,avxvnni")))
+#else
+#define QM_KERNEL __attribute__((target("avx2,fma,f16c")))
+#endif
+#define QM_INLINE QM_KERNEL __attribute__((always_inline)) inline
 #define QM_UNROLL _Pragma("GCC unroll 8")
-#else
-#define QM_HAS_DECODER 0
-#endif
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
-inline bool is_supported() {
-#if QM_HAS_DECODER
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-#else
-    return false;
-#endif
-}
+constexpr bool kHas32Registers = QM_ISA_LEVEL >= QM_LEVEL_AVX512_VNNI;  // else 16, of half the width
 
-}  // namespace quickmatch::decoder
+}  // namespace quickmatch::QM_ISA

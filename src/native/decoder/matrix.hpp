@@ -3,14 +3,13 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <cstddef>
 #include <variant>
 
 #include "int_product.hpp"
 #include "product.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 using Matrix = std::variant<Weight, IntWeight>;
 
@@ -60,5 +59,4 @@ inline void multiply(Team& team, const Matrix& matrix, const Bf16* x, std::size_
                [&](std::size_t first, std::size_t last) { product.run(first, last); });
 }
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 template <typename Value>
 class Memory {
@@ -91,4 +91,4 @@ class Scratch {
     Memory<Value> memory_;
 };
 
-}  // namespace quickmatch::decoder
+}  // namespace quickmatch::QM_ISA

@@ -8,7 +8,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -17,12 +16,12 @@
 #include "memory.hpp"
 #include "rows.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 constexpr std::size_t kChunk = 16;    // slots
 constexpr std::size_t kMostDims = 512;  // of a head
 constexpr std::size_t kLine = 64;    // bytes of the cache's unit: one pair of a chunk's keys
-constexpr std::size_t kAbreast = 4;  // chunks scored at a time: sums that do not wait for each other
+constexpr std::size_t kAbreast = kHas32Registers ? 4 : 2;  // chunks scored at a time: sums that do not wait for each other
 
 // Chunks first .. last of a sequence, of which `high` tokens are seen; it goes on to chunk `end`.
 struct Chunks {
@@ -41,20 +40,20 @@ struct Token {
 
 // Some dimensions' sums of several queries, whose rows are so far apart.
 template <int kQueries, int kParts>
-QM_AVX512_INLINE void load_sums(__m512 (&sums)[kQueries][kParts], const float* from, std::size_t row_size) {
+QM_INLINE void load_sums(F16 (&sums)[kQueries][kParts], const float* from, std::size_t row_size) {
     QM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
         QM_UNROLL
-        for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_loadu_ps(from + q * row_size + d * 16);
+        for (int d = 0; d < kParts; ++d) sums[q][d] = load(from + q * row_size + d * 16);
     }
 }
 
 template <int kQueries, int kParts>
-QM_AVX512_INLINE void store_sums(const __m512 (&sums)[kQueries][kParts], float* to, std::size_t row_size) {
+QM_INLINE void store_sums(const F16 (&sums)[kQueries][kParts], float* to, std::size_t row_size) {
     QM_UNROLL
     for (int q = 0; q < kQueries; ++q) {
         QM_UNROLL
-        for (int d = 0; d < kParts; ++d) _mm512_storeu_ps(to + q * row_size + d * 16, sums[q][d]);
+        for (int d = 0; d < kParts; ++d) store(to + q * row_size + d * 16, sums[q][d]);
     }
 }
 
@@ -89,14 +88,13 @@ class PagedKV {
         }
     }
     // Of a pair of slots only one's numbers are touched.
-    QM_AVX512 void write_value(std::size_t slot, std::size_t head, const Bf16* value) {
+    QM_KERNEL void write_value(std::size_t slot, std::size_t head, const Bf16* value) {
         const bool is_second = slot % 2 == 1;
-        const __mmask32 own = is_second ? 0xAAAAAAAA : 0x55555555;
+        const Mask32 own = is_second ? 0xAAAAAAAA : 0x55555555;
         Bf16* pairs = values_.data() + at(slot / kChunk, head) + slot % kChunk / 2 * 2 * head_dim_;
         for (std::size_t d = 0; d < head_dim_; d += 16) {
-            const auto* from = reinterpret_cast<const __m256i*>(value + d);
-            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from));
-            _mm512_mask_storeu_epi16(pairs + 2 * d, own, is_second ? _mm512_slli_epi32(wide, 16) : wide);
+            const I16 wide = widen_u16(value + d);
+            store_words(pairs + 2 * d, own, is_second ? left32<16>(wide) : wide);
         }
     }
 
@@ -117,7 +115,7 @@ class PagedKV {
         write(slot, head, key, key + head_dim_);
     }
 
-    QM_AVX512 static void key_of(const char* saved, std::size_t head_dim, float* to) {
+    QM_KERNEL static void key_of(const char* saved, std::size_t head_dim, float* to) {
         widen(reinterpret_cast<const Bf16*>(saved), head_dim, to);
     }
 
@@ -127,23 +125,23 @@ class PagedKV {
 
     // Products of kAbreast chunks' keys with the queries. ahead: what is read next, as long as they.
     template <int kQueries>
-    QM_AVX512_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
-                                const Query* queries, __m512 (&sums)[kAbreast][kQueries]) const {
+    QM_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
+                                const Query* queries, F16 (&sums)[kAbreast][kQueries]) const {
         const std::uint32_t* own[kAbreast];
         QM_UNROLL
         for (std::size_t i = 0; i < kAbreast; ++i) {
             own[i] = keys(chunks[i], head);
             QM_UNROLL
-            for (int q = 0; q < kQueries; ++q) sums[i][q] = _mm512_setzero_ps();
+            for (int q = 0; q < kQueries; ++q) sums[i][q] = none_f();
         }
         for (std::size_t p = 0; p < head_dim_ / 2; ++p) {
             QM_UNROLL
             for (std::size_t i = 0; i < kAbreast; ++i) {
                 _mm_prefetch(ahead[i] + p * kLine, _MM_HINT_T0);
-                const auto key = reinterpret_cast<__m512bh>(_mm512_load_si512(own[i] + p * kChunk));
+                const auto key = as_pairs(load_i(own[i] + p * kChunk));
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
-                    sums[i][q] = _mm512_dpbf16_ps(sums[i][q], key, both_of(queries[q].from + 2 * p));
+                    sums[i][q] = dot(sums[i][q], key, both_of(queries[q].from + 2 * p));
                 }
             }
         }
@@ -152,9 +150,9 @@ class PagedKV {
     // Add the values of some chunks, times their weights, to sums [queries, head_dim]: kParts times
     // sixteen dimensions of it, from `offset` on. weights: of the first chunk; rows so far apart.
     template <int kQueries, int kParts>
-    QM_AVX512 void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
                               std::size_t row_size, float* to) const {
-        __m512 sums[kQueries][kParts];
+        F16 sums[kQueries][kParts];
         load_sums(sums, to, head_dim_);
         for (std::size_t c = some.first; c < some.last; ++c, weights += kChunk) {
             const Bf16* own = values(some.chunks[c], head) + 2 * offset;
@@ -173,47 +171,47 @@ class PagedKV {
     }
 
     // The same for two tokens that stand side by side in the text and lie anywhere.
-    QM_AVX512 void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
+    QM_KERNEL void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
         const std::int32_t pair = std::int32_t(std::uint32_t(second.weight) << 16 | first.weight);
-        const auto both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+        const auto both = as_pairs(all_i32(pair));
         for (std::size_t d = 0; d < head_dim_; d += 16) {
-            const __m512i high = _mm512_slli_epi32(value16(head, second, d), 16);
-            const auto value = reinterpret_cast<__m512bh>(_mm512_or_si512(value16(head, first, d), high));
-            _mm512_storeu_ps(to + d, _mm512_dpbf16_ps(_mm512_loadu_ps(to + d), value, both));
+            const I16 high = left32<16>(value16(head, second, d));
+            const auto value = as_pairs(bit_or(value16(head, first, d), high));
+            store(to + d, dot(load(to + d), value, both));
         }
     }
 
   private:
-    QM_AVX512_INLINE static __m512bh both_of(const Bf16* pair) {
+    QM_INLINE static B32 both_of(const Bf16* pair) {
         std::int32_t both;
         std::memcpy(&both, pair, sizeof both);
-        return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+        return as_pairs(all_i32(both));
     }
 
     // mask: the numbers that are multiplied. ahead: what is wanted in the cache.
     template <int kQueries, int kParts>
-    QM_AVX512_INLINE static void add_pair(const Bf16* from, __mmask32 mask, const Bf16* ahead,
+    QM_INLINE static void add_pair(const Bf16* from, Mask32 mask, const Bf16* ahead,
                                           const Bf16* weights, std::size_t row_size,
-                                          __m512 (&sums)[kQueries][kParts]) {
-        __m512bh value[kParts];
+                                          F16 (&sums)[kQueries][kParts]) {
+        B32 value[kParts];
         QM_UNROLL
         for (int d = 0; d < kParts; ++d) {
             _mm_prefetch(reinterpret_cast<const char*>(ahead + d * 32), _MM_HINT_T0);
-            value[d] = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, from + d * 32));
+            value[d] = as_pairs(load_words(mask, from + d * 32));
         }
         QM_UNROLL
         for (int q = 0; q < kQueries; ++q) {
-            const __m512bh both = both_of(weights + q * row_size);
+            const B32 both = both_of(weights + q * row_size);
             QM_UNROLL
-            for (int d = 0; d < kParts; ++d) sums[q][d] = _mm512_dpbf16_ps(sums[q][d], value[d], both);
+            for (int d = 0; d < kParts; ++d) sums[q][d] = dot(sums[q][d], value[d], both);
         }
     }
 
     // Sixteen of a token's values, in the low halves of dwords.
-    QM_AVX512_INLINE __m512i value16(std::size_t head, const Token& token, std::size_t d) const {
+    QM_INLINE I16 value16(std::size_t head, const Token& token, std::size_t d) const {
         const Bf16* from = values(token.chunk, head) + 2 * (token.lane / 2 * head_dim_ + d);
-        const __m512i pairs = _mm512_loadu_si512(from);
-        return token.lane % 2 ? _mm512_srli_epi32(pairs, 16) : _mm512_and_si512(pairs, _mm512_set1_epi32(0xFFFF));
+        const I16 pairs = load_i(from);
+        return token.lane % 2 ? right32<16>(pairs) : bit_and(pairs, all_i32(0xFFFF));
     }
 
     std::size_t at(std::size_t chunk, std::size_t head) const {
@@ -224,5 +222,4 @@ class PagedKV {
     Memory<Bf16> keys_, values_;
 };
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

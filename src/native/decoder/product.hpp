@@ -12,7 +12,6 @@
 
 #include "isa.hpp"
 
-#if QM_HAS_DECODER
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +21,7 @@
 #include "rows.hpp"
 #include "team.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 constexpr std::size_t kPanel = 16;       // outputs of a panel
 constexpr std::size_t kGroup = 4;        // panels that stand together
@@ -30,11 +29,10 @@ constexpr std::size_t kGroupOutputs = kGroup * kPanel;
 constexpr std::size_t kCacheLine = 64;   // bytes
 
 // Sixteen dwords, one of each of up to sixteen rows that lie `stride` bytes apart; 0 beyond those.
-QM_AVX512_INLINE __m512i take_column(const void* first, std::size_t stride, std::size_t num_rows) {
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i offsets = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(std::int32_t(stride)));
-    const __mmask16 mask = num_rows >= kPanel ? 0xFFFF : (1u << num_rows) - 1;
-    return _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, offsets, first, 1);
+QM_INLINE I16 take_column(const void* first, std::size_t stride, std::size_t num_rows) {
+    const I16 offsets = mul(counting(), all_i32(std::int32_t(stride)));
+    const Mask16 mask = num_rows >= kPanel ? 0xFFFF : (1u << num_rows) - 1;
+    return gather(mask, offsets, first);
 }
 
 class Weight {
@@ -49,7 +47,7 @@ class Weight {
           panels_((out + kPanel - 1) / kPanel),
           data_(arena.take<std::uint32_t>(panels_ * pairs_ * kPanel)),
           bias_(bias == nullptr ? nullptr : arena.take<float>(panels_ * kPanel)) {
-        for (std::size_t o = 0; bias != nullptr && o < out; ++o) bias_[o] = decoder::widen(bias[o]);
+        for (std::size_t o = 0; bias != nullptr && o < out; ++o) bias_[o] = widen(bias[o]);
         const auto pack = [&](std::size_t first, std::size_t last) {
             for (std::size_t panel = first; panel < last; ++panel) pack_panel(from, panel, in);
         };
@@ -75,12 +73,12 @@ class Weight {
     const float* bias() const { return bias_; }
 
   private:
-    QM_AVX512 void pack_panel(const Bf16* from, std::size_t panel, std::size_t in) {
+    QM_KERNEL void pack_panel(const Bf16* from, std::size_t panel, std::size_t in) {
         const std::size_t o = panel * kPanel, width = group_width(panel / kGroup);
         std::uint32_t* to = group(panel / kGroup) + panel % kGroup * kPanel;
         for (std::size_t p = 0; p < in / 2; ++p) {
-            const __m512i column = take_column(from + o * in + 2 * p, in * sizeof(Bf16), out_ - o);
-            _mm512_store_si512(to + p * width * kPanel, column);
+            const I16 column = take_column(from + o * in + 2 * p, in * sizeof(Bf16), out_ - o);
+            store_i(to + p * width * kPanel, column);
         }
         if (in % 2 == 0) return;
         for (std::size_t r = 0; r < std::min(kPanel, out_ - o); ++r) {
@@ -103,7 +101,7 @@ class Ahead {
           end_(static_cast<const char*>(from) + size * (tile + 1) / num_tiles),
           step_((num_tiles < lines ? 2 : 1) * kCacheLine) {}
 
-    QM_AVX512_INLINE void fetch() {
+    QM_INLINE void fetch() {
         if (next_ >= end_) return;
         _mm_prefetch(next_, _MM_HINT_T1);
         _mm_prefetch(next_ + step_ - kCacheLine, _MM_HINT_T1);
@@ -123,53 +121,64 @@ struct Target {
 };
 
 // Put a row's sums of one panel where they go; outputs behind the last are left out.
-QM_AVX512_INLINE void put_sums(__m512 sum, std::size_t panel, const float* bias, const Target& to,
+QM_INLINE void put_sums(F16 sum, std::size_t panel, const float* bias, const Target& to,
                                std::size_t row, std::size_t num_outputs) {
     const std::size_t first = panel * kPanel;
-    const __mmask16 mask = num_outputs >= first + kPanel ? 0xFFFF
+    const Mask16 mask = num_outputs >= first + kPanel ? 0xFFFF
                            : num_outputs > first ? (1u << (num_outputs - first)) - 1
                                                  : 0;
     float* out = to.data + row * to.stride + first;
-    if (bias != nullptr) sum = _mm512_add_ps(sum, _mm512_loadu_ps(bias + first));
-    if (to.adds) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
-    _mm512_mask_storeu_ps(out, mask, sum);
+    if (bias != nullptr) sum = add(sum, load(bias + first));
+    if (to.adds) sum = add(sum, load_some(mask, out, none_f()));
+    store_some(out, mask, sum);
 }
 
-constexpr int num_chains(int panels) { return panels <= 2 ? 4 : 1; }
-constexpr int num_tile_rows(int panels) { return panels == 2 ? 3 : 6; }  // 24 sums, of 32 registers
+// By how many panels stand together, which is to say by the output: its bits depend on its chains.
+constexpr int num_chains(int width) {
+    if (kHas32Registers) return width <= 2 ? 4 : 1;
+    return width <= 2 ? 4 / width : 1;
+}
+// 24 sums, of 32 registers; or 8, of 16, each of which holds half a panel's.
+constexpr int num_tile_rows(int width) {
+    if (kHas32Registers) return width == 2 ? 3 : 6;
+    return width <= 2 ? 1 : 4;
+}
+// How many of the panels that stand together a tile of so many rows sums at a time.
+constexpr int num_at_once(int width, int rows) { return kHas32Registers || rows == 1 ? width : 1; }
 
 // Add the products of one pair of inputs.
 template <int kRows, int kPanels>
-QM_AVX512_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t x_stride,
-                               __m512 (&sums)[kRows][kPanels]) {
-    __m512bh columns[kPanels];
+QM_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t x_stride,
+                               F16 (&sums)[kRows][kPanels]) {
+    B32 columns[kPanels];
     QM_UNROLL
     for (int n = 0; n < kPanels; ++n) {
-        columns[n] = reinterpret_cast<__m512bh>(_mm512_load_si512(weight + n * kPanel));
+        columns[n] = as_pairs(load_i(weight + n * kPanel));
     }
     QM_UNROLL
     for (int r = 0; r < kRows; ++r) {
         std::int32_t pair;
         std::memcpy(&pair, x + r * x_stride, sizeof pair);
-        const __m512bh both = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+        const B32 both = as_pairs(all_i32(pair));
         QM_UNROLL
-        for (int n = 0; n < kPanels; ++n) sums[r][n] = _mm512_dpbf16_ps(sums[r][n], columns[n], both);
+        for (int n = 0; n < kPanels; ++n) sums[r][n] = dot(sums[r][n], columns[n], both);
     }
 }
 
-template <int kRows, int kPanels>
-QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
+// kPanels of the kWidth that stand together, from the first of `weight` on.
+template <int kRows, int kPanels, int kWidth>
+QM_KERNEL void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
                              std::size_t x_stride, const float* bias, const Target& to,
                              std::size_t num_outputs, Ahead ahead) {
-    constexpr int kChains = num_chains(kPanels);
-    constexpr std::size_t kStep = kPanels * kPanel;
-    __m512 sums[kChains][kRows][kPanels];
+    constexpr int kChains = num_chains(kWidth);
+    constexpr std::size_t kStep = kWidth * kPanel;
+    F16 sums[kChains][kRows][kPanels];
     QM_UNROLL
     for (int c = 0; c < kChains; ++c) {
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             QM_UNROLL
-            for (int n = 0; n < kPanels; ++n) sums[c][r][n] = _mm512_setzero_ps();
+            for (int n = 0; n < kPanels; ++n) sums[c][r][n] = none_f();
         }
     }
     std::size_t p = 0;
@@ -185,9 +194,9 @@ QM_AVX512 void multiply_tile(const std::uint32_t* weight, std::size_t pairs, con
     for (int n = 0; n < kPanels; ++n) {
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
-            __m512 sum = sums[0][r][n];
+            F16 sum = sums[0][r][n];
             QM_UNROLL
-            for (int c = 1; c < kChains; ++c) sum = _mm512_add_ps(sum, sums[c][r][n]);
+            for (int c = 1; c < kChains; ++c) sum = add(sum, sums[c][r][n]);
             put_sums(sum, n, bias, to, r, num_outputs);
         }
     }
@@ -208,8 +217,14 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
         const Ahead ahead(next, size, kPanels, tile, num_tiles);
         const auto run = [&](auto count) {
             constexpr int kRows = std::min(decltype(count)::value, kMost);
-            multiply_tile<kRows, kPanels>(weight, pairs, x + first * x_stride, x_stride, bias, part,
-                                          num_outputs, ahead);
+            constexpr int kAtOnce = num_at_once(kPanels, kRows);
+            for (int n = 0; n < kPanels; n += kAtOnce) {
+                const std::size_t column = n * kPanel;
+                if (column >= num_outputs) break;
+                multiply_tile<kRows, kAtOnce, kPanels>(
+                    weight + column, pairs, x + first * x_stride, x_stride, bias == nullptr ? nullptr : bias + column,
+                    Target{part.data + column, part.stride, part.adds}, num_outputs - column, ahead);
+            }
         };
         switch (num_rows * (tile + 1) / num_tiles - first) {
             case 1: run(std::integral_constant<int, 1>()); break;
@@ -257,5 +272,4 @@ inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_
     multiply(team, weight, x, weight.row_size(), num_rows, to);
 }
 
-}  // namespace quickmatch::decoder
-#endif
+}  // namespace quickmatch::QM_ISA

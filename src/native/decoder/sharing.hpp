@@ -10,7 +10,7 @@
 #include <chrono>
 #include <cstddef>
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 class Sharing {
   public:
@@ -52,4 +52,4 @@ class Sharing {
     Clock::time_point started_;
 };
 
-}  // namespace quickmatch::decoder
+}  // namespace quickmatch::QM_ISA

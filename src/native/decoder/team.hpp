@@ -15,7 +15,7 @@
 
 #include "isa.hpp"
 
-namespace quickmatch::decoder {
+namespace quickmatch::QM_ISA {
 
 class Team {
   public:
@@ -62,11 +62,7 @@ class Team {
     static constexpr int kPartBits = 20;
     static constexpr std::uint64_t kPartMask = (std::uint64_t{1} << kPartBits) - 1;
 
-    static void relax() {
-#if QM_HAS_DECODER
-        _mm_pause();
-#endif
-    }
+    static void relax() { _mm_pause(); }
 
     void announce(std::size_t num_parts) {
         ++lot_;
@@ -122,4 +118,4 @@ class Team {
     std::vector<std::thread> threads_;
 };
 
-}  // namespace quickmatch::decoder
+}  // namespace quickmatch::QM_ISA

@@ -1,7 +1,7 @@
 """The pass of a model over a step's rows: one interface, three ways to compute it.
 
 `TorchPass` (torch_pass.py) is made of torch's operations and runs anywhere, in any format.
-`NativePass` (native_pass.py) is one call of our own C++ a step, for processors with AVX-512 and
+`NativePass` (native_pass.py) is one call of our own C++ a step, for processors with AVX2 and
 bfloat16. `TritonPass` (gpu/triton_pass.py) is for GPUs: Triton's kernels, decode steps as graphs.
 Each owns what a pass needs: the weights, the keys and values, the loaded adapters. Which one a
 model gets is decided by `make_pass`, once, and logged with the reason.
@@ -109,7 +109,7 @@ def make_pass(
         raise ConfigError(
             f"quantization fp8 needs a GPU that has it, and {reason}; use int8 for as few bits"
         )
-    reason = why_not_native(model, size, dtype=dtype, device=device)
+    reason = why_not_native(model, size.block_size, dtype=dtype, device=device)
     if reason is None:
         logger.info("%s runs in the native decoder", folder.name)
         return NativePass(folder, model, size, num_threads=num_threads, form=form)

@@ -1,7 +1,10 @@
 """A pass in one native call a step (forward_pass.py): src/native/decoder.
 
-For CPUs with AVX-512 and bfloat16, and models in bfloat16. Packs the weights at load, turns a
-step's spans into flat lists, and hands over addresses of what it allocates for the answer.
+For x86 CPUs with AVX2 or AVX-512, and models in bfloat16: the kernels are compiled for four
+instruction sets, and the quickest that the processor has is taken, or the one that QUICKMATCH_ISA
+names (avx512bf16, avx512vnni, avx2vnni, avx2). Packs the weights at load, turns a step's spans
+into flat lists, and hands over addresses of what it allocates for the answer.
+
 Products are summed in float32 and the residual stays in float32, so that the logits, which are
 float32, are at least as exact as those of torch's operations in bfloat16.
 
@@ -9,12 +12,15 @@ A row's numbers are the same, bit for bit, whatever rows stand beside it and whe
 decoded or verified as a node of a draft.
 """
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from quickmatch.core.errors import ConfigError
 from quickmatch.engine.batch import Eviction, StepBatch
 from quickmatch.engine.forward_pass import PassOutput, PassSize
 from quickmatch.engine.loader import read_embedding, read_tensors
@@ -24,12 +30,15 @@ from quickmatch.engine.quantization.formats import QuantizedTensor, WeightFormat
 from quickmatch.engine.rope import rope_frequencies
 from quickmatch.engine.weights import LayerTensors
 
+if TYPE_CHECKING:
+    from quickmatch import _native
+
 _MIN_WINDOW = 256  # tokens; more than any draft is deep, which the kernels rest on
 _LANES = 16
 
 
 def why_not_native(
-    model: ModelConfig, size: PassSize, *, dtype: torch.dtype, device: torch.device
+    model: ModelConfig, block_size: int, *, dtype: torch.dtype, device: torch.device
 ) -> str | None:
     """Return why the native pass cannot run a model here, or None if it can."""
     if device.type != "cpu":
@@ -40,14 +49,29 @@ def why_not_native(
         from quickmatch import _native
     except ImportError:
         return "the native extension is not installed"
-    if not _native.decoder_is_supported():
-        return "this processor has no AVX-512 with bfloat16"
-    sizes = (model.hidden_size, model.intermediate_size, size.block_size)
+    if not _native.decoder_isas():
+        return "this processor has no AVX2"
+    sizes = (model.hidden_size, model.intermediate_size, block_size)
     if any(one % _LANES for one in sizes) or model.head_dim % (2 * _LANES) or model.head_dim > 512:
         return f"a width is no multiple of {_LANES}"
     if any(window is not None and window < _MIN_WINDOW for window in model.windows):
         return f"it has a window of fewer than {_MIN_WINDOW} tokens"
     return None
+
+
+def kernels() -> "_native.Isa":
+    """Return the kernels for this processor. Raises ConfigError if QUICKMATCH_ISA names others."""
+    from quickmatch import _native
+
+    able = _native.decoder_isas()
+    name = os.environ.get("QUICKMATCH_ISA") or able[0]
+    if name not in able:
+        raise ConfigError(
+            f"QUICKMATCH_ISA is {name!r}; this processor runs: {', '.join(able)}; leave it unset "
+            "for the quickest"
+        )
+    found: _native.Isa = getattr(_native, name)
+    return found
 
 
 class NativePass:
@@ -63,8 +87,6 @@ class NativePass:
         form: WeightFormat | None = None,
     ) -> None:
         """To be called only where `why_not_native` has nothing to say."""
-        from quickmatch import _native
-
         self._model = model
         self._logits = torch.empty(0, model.vocab_size)
         self._windows = [0 if window is None else window for window in model.windows]
@@ -76,7 +98,8 @@ class NativePass:
         shape["block_size"] = size.block_size
         shape["has_int8_kv"] = int(size.has_int8_kv)
         # A head runs beside it, on its threads.
-        self.decoder = _native.Decoder(shape, num_threads=num_threads)
+        self.kernels = kernels()
+        self.decoder = self.kernels.Decoder(shape, num_threads=num_threads)
         tensors = read_tensors(
             folder, model, dtype=torch.bfloat16, device=torch.device("cpu"), form=form
         )

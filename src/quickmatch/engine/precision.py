@@ -16,11 +16,16 @@ _DTYPES = {
 }
 
 
-def choose_dtype(asked: Dtype, checkpoint: str | None, device: torch.device) -> torch.dtype:
+def choose_dtype(
+    asked: Dtype, checkpoint: str | None, device: torch.device, *, has_native: bool = False
+) -> torch.dtype:
     """Return the dtype to run in.
 
     "auto" is the checkpoint's own, except on a CPU that has no instructions for it: there
-    float32 is both faster and exact. Raises ModelLoadError on a checkpoint in another format.
+    float32 is both faster and exact. has_native: the native decoder could run the model in
+    bfloat16, which needs no instructions for it.
+
+    Raises ModelLoadError on a checkpoint in another format.
     """
     if asked != "auto":
         return _DTYPES[asked]
@@ -31,7 +36,8 @@ def choose_dtype(asked: Dtype, checkpoint: str | None, device: torch.device) -> 
             "set dtype to convert while loading"
         )
     dtype, reason = _DTYPES[name], "the checkpoint's"
-    if device.type == "cpu" and not cpu_has(dtype):
+    is_native = has_native and dtype is torch.bfloat16
+    if device.type == "cpu" and not (is_native or cpu_has(dtype)):
         dtype, reason = torch.float32, f"this CPU has no instructions for the checkpoint's {name}"
     logger.info("dtype is %s: %s", str(dtype).removeprefix("torch."), reason)
     return dtype

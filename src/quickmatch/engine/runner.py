@@ -32,6 +32,7 @@ from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.grammar import Grammars
 from quickmatch.engine.kv_cache import free_memory_bytes, size_kv_cache
 from quickmatch.engine.model_config import ModelConfig, read_model_config
+from quickmatch.engine.native_pass import why_not_native
 from quickmatch.engine.precision import choose_dtype
 from quickmatch.engine.quantization.formats import find_format
 from quickmatch.engine.sampler import Sampler
@@ -64,7 +65,12 @@ class ModelRunner:
         if config.num_threads is not None or self.device.type == "cpu":
             torch.set_num_threads(config.num_threads or auto_num_threads(self.folder))
         self.model_config: ModelConfig = read_model_config(self.folder)
-        self.dtype = choose_dtype(config.dtype, self.model_config.dtype, self.device)
+        self.dtype = choose_dtype(
+            config.dtype,
+            self.model_config.dtype,
+            self.device,
+            has_native=can_run_natively(self.model_config, config.block_size, self.device),
+        )
         self.vocab_size = self.model_config.vocab_size
         self.eos_token_ids = eos_token_ids(self.folder)
         self.grammars = Grammars(self.folder, self.vocab_size, self.eos_token_ids)
@@ -347,6 +353,11 @@ def auto_num_threads(folder: Path) -> int:
     num_threads = 1 if num_bytes < SMALL_MODEL_BYTES else num_usable_cores()
     logger.info("threads: %d, for %.1f MB of weights", num_threads, num_bytes / 1e6)
     return num_threads
+
+
+def can_run_natively(model: ModelConfig, block_size: int, device: torch.device) -> bool:
+    """Return whether the native decoder could run a model in bfloat16."""
+    return why_not_native(model, block_size, dtype=torch.bfloat16, device=device) is None
 
 
 def num_usable_cores() -> int:

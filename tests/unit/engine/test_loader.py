@@ -106,5 +106,9 @@ def test_device_and_dtype_resolve() -> None:
     assert choose_dtype("auto", "float32", CPU) == torch.float32
     assert choose_dtype("bfloat16", "float32", CPU) == torch.bfloat16
     assert choose_dtype("auto", "bfloat16", torch.device("cuda")) == torch.bfloat16
+    assert choose_dtype("auto", "bfloat16", CPU, has_native=True) == torch.bfloat16
+    assert choose_dtype("auto", "float16", CPU, has_native=True) == choose_dtype(
+        "auto", "float16", CPU
+    )
     with pytest.raises(ModelLoadError, match="dtype float8_e4m3fn"):
         choose_dtype("auto", "float8_e4m3fn", CPU)

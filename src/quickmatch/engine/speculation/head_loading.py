@@ -35,6 +35,7 @@ def load_head(
                 config,
                 tensors,
                 target.decoder,
+                target.kernels,
                 embedding=target.embedding,
                 model=model,
                 num_blocks=size.num_blocks,

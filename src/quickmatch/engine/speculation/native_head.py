@@ -39,6 +39,7 @@ class NativeHead:
         config: HeadConfig,
         tensors: Mapping[str, Tensor],
         target: "_native.Decoder",
+        kernels: "_native.Isa",
         *,
         embedding: Tensor,
         model: ModelConfig,
@@ -66,7 +67,7 @@ class NativeHead:
             "sin": (angle.sin() * factor).contiguous(),
         }
         targets = torch.arange(config.draft_vocab_size) + tensors["d2t"]
-        self._head = _native.Head(
+        self._head = kernels.Head(
             target,
             shape=_shape(config, num_blocks * block_size, block_size, max_model_len),
             weights={name: tensor.data_ptr() for name, tensor in held.items()},

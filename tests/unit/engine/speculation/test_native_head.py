@@ -16,10 +16,12 @@ from tests.unit.engine.speculation.dense_head import DenseHead
 from tests.unit.engine.speculation.random_head import random_head
 
 native = pytest.importorskip("quickmatch._native", reason="the native extension is not installed")
-if not native.decoder_is_supported():
-    pytest.skip("this processor has no AVX-512 with bfloat16", allow_module_level=True)
+if not native.decoder_isas():
+    pytest.skip("this processor has no AVX2", allow_module_level=True)
+from quickmatch.engine.native_pass import kernels  # noqa: E402
 from quickmatch.engine.speculation.native_head import NativeHead, can_run  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("isa")
 VOCAB, HIDDEN, BLOCK_SIZE, NUM_BLOCKS, MAX_LEN = 60, 64, 32, 40, 250
 TARGET = ModelConfig(
     architecture="LlamaForCausalLM",
@@ -75,7 +77,8 @@ def _drafter(config: HeadConfig = CONFIG, *, min_path: float = 0.0) -> NativeHea
     return NativeHead(
         config,
         _tensors(config),
-        native.Decoder(shape, num_threads=1),
+        kernels().Decoder(shape, num_threads=1),
+        kernels(),
         embedding=EMBEDDING,
         model=TARGET,
         num_blocks=NUM_BLOCKS,
