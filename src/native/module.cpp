@@ -23,12 +23,6 @@ nb::list as_list(const std::vector<Value>& values) {
     return out;
 }
 
-nb::tuple draft(SuffixIndex& index, std::int64_t sequence_id, std::size_t max_nodes) {
-    const Tree tree = index.draft(sequence_id, max_nodes);
-    return nb::make_tuple(as_list(tree.token_ids), as_list(tree.parents),
-                          as_list(tree.confidences), as_list(tree.sources),
-                          as_list(tree.features));
-}
 
 }  // namespace
 
@@ -42,6 +36,14 @@ NB_MODULE(_native, m) {
             PyErr_SetString(PyExc_KeyError, unknown.what());
         }
     });
+    // The assessor of drafts takes it as it is; its lists are made for whoever else asks.
+    nb::class_<Tree>(m, "Draft")
+        .def("__len__", [](const Tree& tree) { return tree.token_ids.size(); })
+        .def_prop_ro("token_ids", [](const Tree& tree) { return as_list(tree.token_ids); })
+        .def_prop_ro("parents", [](const Tree& tree) { return as_list(tree.parents); })
+        .def_prop_ro("confidences", [](const Tree& tree) { return as_list(tree.confidences); })
+        .def_prop_ro("sources", [](const Tree& tree) { return as_list(tree.sources); })
+        .def_prop_ro("features", [](const Tree& tree) { return as_list(tree.features); });
     nb::class_<SuffixIndex>(m, "SuffixIndex")
         .def(nb::init<std::size_t, std::uint32_t, double>(), nb::kw_only(), nb::arg("max_tokens"),
              nb::arg("max_depth"), nb::arg("min_confidence"))
@@ -51,7 +53,7 @@ NB_MODULE(_native, m) {
         .def("finish", &SuffixIndex::finish, nb::arg("sequence_id"), nb::arg("remember"))
         .def("remember", &SuffixIndex::remember, nb::arg("scope"), nb::arg("token_ids"))
         .def("forget", &SuffixIndex::forget, nb::arg("scope"))
-        .def("draft", &draft, nb::arg("sequence_id"), nb::arg("max_nodes"))
+        .def("draft", &SuffixIndex::draft, nb::arg("sequence_id"), nb::arg("max_nodes"))
         .def_prop_ro("num_tokens", &SuffixIndex::num_tokens)
         .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)
         .def_prop_ro("num_live_bytes", &SuffixIndex::num_live_bytes);

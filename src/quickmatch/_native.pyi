@@ -3,10 +3,24 @@
 from collections.abc import Sequence
 
 from quickmatch.engine.speculation.costs import StepCosts
-from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
+from quickmatch.engine.speculation.tree import Draft as AnyDraft
+from quickmatch.engine.speculation.tree import TreeColumns
 
 # Bits (16: bfloat16); addresses of numbers or codes, of scales, of zeros (0: none); input groups.
 MatrixParts = tuple[int, bool, int, int, int, int]
+
+class Draft:
+    def __len__(self) -> int: ...
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def parents(self) -> list[int]: ...
+    @property
+    def confidences(self) -> list[float]: ...
+    @property
+    def sources(self) -> list[int]: ...
+    @property
+    def features(self) -> list[int]: ...
 
 class SuffixIndex:
     def __init__(self, *, max_tokens: int, max_depth: int, min_confidence: float) -> None: ...
@@ -21,9 +35,7 @@ class SuffixIndex:
     def finish(self, sequence_id: int, remember: bool) -> None: ...
     def remember(self, scope: str, token_ids: Sequence[int]) -> None: ...
     def forget(self, scope: str) -> None: ...
-    def draft(
-        self, sequence_id: int, max_nodes: int
-    ) -> tuple[list[int], list[int], list[float], list[int], list[int]]: ...
+    def draft(self, sequence_id: int, max_nodes: int) -> Draft: ...
 
 class Decoder:
     def __init__(self, shape: dict[str, float], *, num_threads: int) -> None: ...
@@ -132,7 +144,7 @@ class Assessor:
     def gather(
         self,
         sequence_ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[AnyDraft]],
         now: int,
         width: int,
         renewed: tuple[int, ...] | None,

@@ -93,6 +93,8 @@ class Weight {
 
 // The weights that come next, fetched while others are multiplied, in as many shares as there are
 // tiles of rows: all but the first tile find theirs in the cache, and memory would stand idle meanwhile.
+// Few tiles are quicker without: what is asked for by name waits in the first cache's few places for
+// lines to come, and the processor's own looking ahead, which has more of them, is out of work.
 class Ahead {
   public:
     // from: where the next panels begin; size: their bytes; lines: what a tile reads between two calls.
@@ -112,6 +114,8 @@ class Ahead {
     const char *next_, *end_;
     std::size_t step_;
 };
+
+constexpr std::size_t kTilesUnaided = 2;
 
 // Where a product's sums go: a matrix of `stride` columns, set or added to.
 struct Target {
@@ -213,7 +217,7 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
         const std::size_t first = num_rows * tile / num_tiles;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
         const std::uint32_t* next = weight + pairs * kPanels * kPanel;
-        const std::size_t size = num_tiles == 1 ? 0 : pairs * kPanels * kCacheLine;
+        const std::size_t size = num_tiles <= kTilesUnaided ? 0 : pairs * kPanels * kCacheLine;
         const Ahead ahead(next, size, kPanels, tile, num_tiles);
         const auto run = [&](auto count) {
             constexpr int kRows = std::min(decltype(count)::value, kMost);

@@ -1,7 +1,8 @@
 // What the assessor of drafts looks like from Python: numbers, lists and draft trees cross over.
 //
-// A tree is an object with the five lists of tree.py's DraftTree. Lists are read and made item by
-// item: the general conversions take several times as long, and they are most of a step's work.
+// A tree is an object with the five lists of tree.py's DraftTree, or the suffix index's, which crosses
+// over as it is. Lists are read and made item by item: the general conversions take several times as
+// long, and they are most of a step's work.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
@@ -12,6 +13,7 @@
 #include <string>
 
 #include "../bindings.hpp"
+#include "../suffix/continuations.hpp"
 #include "assessor.hpp"
 
 namespace nb = nanobind;
@@ -74,7 +76,21 @@ class Column {
 
 PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
+void take_draft(const suffix::Tree& from, Assessor& to) {
+    const std::size_t size = from.token_ids.size();
+    if (size == 0) return;
+    Tree& tree = to.add_draft();
+    for (std::size_t i = 0; i < size; ++i) {
+        const std::int32_t parent = from.parents[i];
+        const int depth = parent < 0 ? 1 : tree[static_cast<std::size_t>(parent)].depth + 1;
+        if (depth > kMaxDepth) throw std::out_of_range("a draft is deeper than is looked at");
+        tree.push_back({from.token_ids[i], from.confidences[i], parent, depth, from.sources[i], from.features[i]});
+    }
+}
+
 void read_tree(nb::handle from, Assessor& to) {
+    const suffix::Tree* own = nullptr;
+    if (nb::try_cast(from, own)) return take_draft(*own, to);
     static PyObject* const names[] = {interned("token_ids"), interned("parents"),
                                       interned("confidences"), interned("sources"),
                                       interned("features")};

@@ -18,6 +18,7 @@
 namespace quickmatch::suffix {
 
 constexpr std::size_t kNumSources = 2;  // the sequence itself, past outputs
+constexpr std::size_t kUsualNodes = 32;
 constexpr std::uint8_t kSources[kNumSources] = {1, 2};  // as tree.py numbers them
 
 struct Tree {
@@ -26,6 +27,14 @@ struct Tree {
     std::vector<double> confidences;
     std::vector<std::uint8_t> sources;  // values of tree.py's Source
     std::vector<std::uint8_t> features;  // length of the longest match that speaks for the node
+
+    void reserve(std::size_t size) {
+        token_ids.reserve(size);
+        parents.reserve(size);
+        confidences.reserve(size);
+        sources.reserve(size);
+        features.reserve(size);
+    }
 };
 
 // Occurrences in one text, longest match first.
@@ -36,11 +45,22 @@ struct Evidence {
 
 class Continuations {
   public:
-    Continuations(const Evidence (&evidence)[kNumSources], double min_confidence)
-        : evidence_(evidence), min_confidence_(min_confidence) {}
+    // Begin a draft; then each source's occurrences are put in, and the tree is grown.
+    void begin(const Token* own, const Token* past) {
+        evidence_[0].tokens = own;
+        evidence_[1].tokens = past;
+        for (Evidence& one : evidence_) one.occurrences.clear();
+        pool_.clear();
+        candidates_.clear();
+        heap_.clear();
+    }
 
-    Tree grow(std::size_t max_nodes, std::uint32_t max_depth) {
+    std::vector<Occurrence>& occurrences(std::size_t source) { return evidence_[source].occurrences; }
+
+    Tree grow(std::size_t max_nodes, std::uint32_t max_depth, double min_confidence) {
+        min_confidence_ = min_confidence;
         Tree tree;
+        tree.reserve(std::min(max_nodes, kUsualNodes));
         Span all[kNumSources];
         for (std::size_t s = 0; s < kNumSources; ++s) {
             all[s].begin = static_cast<std::uint32_t>(pool_.size());
@@ -224,8 +244,8 @@ class Continuations {
         double weight;
     };
 
-    const Evidence (&evidence_)[kNumSources];
-    double min_confidence_;
+    Evidence evidence_[kNumSources]{};
+    double min_confidence_ = 0.0;
     std::vector<std::uint32_t> pool_;  // indices of occurrences
     std::vector<Candidate> candidates_;
     std::vector<Ranked> heap_;

@@ -119,14 +119,22 @@ class NgramChains {
                 out.push_back({slot + 1, owner->end, length, owner->times});
                 if (out.size() == kMaxOccurrences) break;
             }
-            std::stable_sort(out.begin() + first, out.end(), [](const auto& a, const auto& b) {
-                return a.length > b.length;
-            });
+            sort_by_length(out, first);
             limit = kOrders[i] - 1;
         }
     }
 
   private:
+    // Longest first, equals as they were; so few are in order soonest by insertion.
+    static void sort_by_length(std::vector<Occurrence>& out, std::size_t first) {
+        for (std::size_t i = first + 1; i < out.size(); ++i) {
+            const Occurrence one = out[i];
+            std::size_t at = i;
+            for (; at > first && out[at - 1].length < one.length; --at) out[at] = out[at - 1];
+            out[at] = one;
+        }
+    }
+
     Buckets buckets_of(const Token* end, std::uint32_t available, std::uint64_t seed) const {
         Buckets buckets{};
         std::uint64_t hash = seed;

@@ -108,10 +108,10 @@ class SuffixIndex {
         const Token* end = chains.tokens() + chains.num_slots();
         const auto length =
             static_cast<std::uint32_t>(std::min<std::size_t>(chains.num_slots(), kMaxMatch));
-        Evidence evidence[kNumSources]{{chains.tokens(), {}}, {past_.tokens(), {}}};
-        drafted.text.find(end, length, evidence[0].occurrences);
-        past_.find(drafted.scope.get(), end, length, evidence[1].occurrences);
-        return Continuations(evidence, min_confidence_).grow(max_nodes, max_depth_);
+        continuations_.begin(chains.tokens(), past_.tokens());
+        drafted.text.find(end, length, continuations_.occurrences(0));
+        past_.find(drafted.scope.get(), end, length, continuations_.occurrences(1));
+        return continuations_.grow(max_nodes, max_depth_, min_confidence_);
     }
 
     std::size_t num_tokens() const { return past_.num_tokens(); }
@@ -161,6 +161,7 @@ class SuffixIndex {
     static constexpr std::size_t kMinNames = 1024;
 
     PastOutputs past_;
+    Continuations continuations_;  // keeps only memory from draft to draft
     std::uint32_t max_depth_;
     double min_confidence_;
     std::uint64_t num_scopes_ = 0;

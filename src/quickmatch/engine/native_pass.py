@@ -89,6 +89,7 @@ class NativePass:
         """To be called only where `why_not_native` has nothing to say."""
         self._model = model
         self._logits = torch.empty(0, model.vocab_size)
+        self._logits_of: dict[int, Tensor] = {}  # leading rows of these, by their number
         self._windows = [0 if window is None else window for window in model.windows]
         shape = {
             name: value for name, value in asdict(model).items() if isinstance(value, (int, float))
@@ -163,10 +164,14 @@ class NativePass:
                 parents += tree.parents
         if any(span.adapter_row >= 0 for span in batch.spans):
             adapters = [span.adapter_row for span in batch.spans for _ in range(span.num_tokens)]
-        logits = self._logits_of(len(rows))
-        aux = torch.empty(
-            len(aux_layers), num_tokens, self._model.hidden_size, dtype=torch.bfloat16
-        )
+        logits = self._logits_of.get(len(rows))
+        if logits is None:
+            logits = self._take_logits(len(rows))
+        aux = None
+        if aux_layers:
+            aux = torch.empty(
+                len(aux_layers), num_tokens, self._model.hidden_size, dtype=torch.bfloat16
+            )
         best = self.decoder.run(
             token_ids=batch.token_ids,
             positions=batch.positions,
@@ -179,18 +184,20 @@ class NativePass:
             aux_layers=list(aux_layers),
             windows=self._windows,
             logits=logits.data_ptr(),
-            aux=aux.data_ptr(),
+            aux=0 if aux is None else aux.data_ptr(),
         )
-        return PassOutput(logits if rows else None, list(aux.unbind()), best)
+        return PassOutput(logits if rows else None, [] if aux is None else list(aux), best)
 
-    def _logits_of(self, num_rows: int) -> Tensor:
+    def _take_logits(self, num_rows: int) -> Tensor:
         """Return memory for so many rows of logits, the same from step to step.
 
         Fresh memory of that size would be mapped, page by page, in every step.
         """
         if num_rows > len(self._logits):
             self._logits = torch.empty(2 * num_rows, self._model.vocab_size)
-        return self._logits[:num_rows]
+            self._logits_of.clear()
+        view = self._logits_of[num_rows] = self._logits[:num_rows]
+        return view
 
     def move(self, sources: list[int], targets: list[int]) -> None:
         """See ForwardPass.move."""

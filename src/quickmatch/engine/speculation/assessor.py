@@ -15,7 +15,7 @@ from typing import Protocol
 
 from quickmatch.engine.speculation import plain_assessor
 from quickmatch.engine.speculation.costs import StepCosts
-from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
+from quickmatch.engine.speculation.tree import Draft, TreeColumns
 
 Verdict = tuple[list[int], bool, bool]
 """The sources that have drifted; whether the draft began with the target's token; whether a model
@@ -31,7 +31,7 @@ class Promises(Protocol):
 
 
 class Assessor(Protocol):
-    """What the native and the plain one have in common. Trees are told by DraftTree's lists."""
+    """What the native and the plain one have in common. Trees are told by their lists."""
 
     @property
     def promises(self) -> Promises: ...
@@ -50,7 +50,7 @@ class Assessor(Protocol):
     def gather(
         self,
         sequence_ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[Draft]],
         now: int,
         width: int,
         renewed: tuple[int, ...] | None,

@@ -35,7 +35,7 @@ from quickmatch.engine.speculation.figures import Figures
 from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse, Outlook
 from quickmatch.engine.speculation.model_worth import ModelWorth
 from quickmatch.engine.speculation.rests import Rests
-from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, TreeColumns
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, Draft, DraftTree, TreeColumns
 from quickmatch.engine.speculation.turns import Turns
 
 _TRIAL_SEQS = 8  # that a model on trial drafts for
@@ -133,7 +133,7 @@ class Controller:
     def wants_model(
         self,
         sequence_ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[Draft]],
         *,
         able: list[int],
         num_other_rows: int = 0,
@@ -181,7 +181,7 @@ class Controller:
     def choose(
         self,
         sequence_ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[Draft]],
         *,
         num_other_rows: int = 0,
         max_rows: int,
@@ -358,9 +358,7 @@ class Controller:
         """Decide this step in full if the last decision was about another number of sequences."""
         step.is_deciding = step.is_deciding or not self._turns.holds(num_seqs)
 
-    def _gather(
-        self, step: StepRecord, sequence_ids: list[int], trees: list[list[DraftTree]]
-    ) -> None:
+    def _gather(self, step: StepRecord, sequence_ids: list[int], trees: list[list[Draft]]) -> None:
         """Have each sequence's drafts merged, anew only those that the step's model drafted for."""
         plan = step.plan
         renewed = plan.sequence_ids if plan is not None and step.is_gathered else None
@@ -372,7 +370,7 @@ class Controller:
         self,
         step: StepRecord,
         sequence_ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[Draft]],
         able: list[int],
         num_other_rows: int,
     ) -> ModelPlan | None:

@@ -27,7 +27,8 @@ from quickmatch.engine.speculation.isotonic import isotonic
 _WIDTHS = ((1, 16), (4, 32), (8, 64), (16, 128), (32, 256), (64, 512), (128, 1024), (256, 4096))
 _PACE_RATE = 1 / 16
 _NUM_SEEN_FOR_PACE = 8  # entries that are young explain surprises by themselves
-_REFIT_EVERY = 8  # observations of a batch size
+_REFIT_EVERY, _REFIT_MOST = 8, 64  # observations of a batch size...
+_REFIT_SHARE = 1 / 16  # ...or, between the two, that share of all
 _REFIT_AGE = 512  # observations of others
 _YOUNG = 2  # observations; a first time is slow: kernels are made for every number of rows
 _GUESS_AGE = 32  # observations after which a plain step's cost is guessed again
@@ -237,7 +238,8 @@ class CostTable:
         kept = self._fits.get(num_seqs)
         if kept is not None:
             made_at, made_of, points = kept
-            if num_seen - made_of < _REFIT_EVERY and self._now - made_at < _REFIT_AGE:
+            gap = min(max(_REFIT_EVERY, int(_REFIT_SHARE * made_of)), _REFIT_MOST)
+            if num_seen - made_of < gap and self._now - made_at < _REFIT_AGE:
                 return points
         points = self._make_fit(num_seqs)
         self._fits[num_seqs] = (self._now, num_seen, points)

@@ -14,7 +14,7 @@ from quickmatch.engine.speculation.merging import Merged
 from quickmatch.engine.speculation.promise import Promises
 from quickmatch.engine.speculation.request_state import RequestState
 from quickmatch.engine.speculation.step_drafts import StepDrafts
-from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
+from quickmatch.engine.speculation.tree import Draft, DraftTree, TreeColumns
 from quickmatch.engine.speculation.verdicts import Verdicts
 
 
@@ -42,7 +42,7 @@ class Assessor:
     def gather(
         self,
         sequence_ids: Sequence[int],
-        trees: Sequence[Sequence[DraftTree]],
+        trees: Sequence[Sequence[Draft]],
         now: int,
         width: int,
         renewed: Sequence[int] | None,
@@ -56,7 +56,8 @@ class Assessor:
                 None if i in renewed else merged
                 for i, merged in zip(sequence_ids, before, strict=True)
             ]
-        self._drafts = self._gatherer.gather(states, trees, kept, now=now, width=width)
+        read = [[DraftTree.of(draft) for draft in drafts] for drafts in trees]
+        self._drafts = self._gatherer.gather(states, read, kept, now=now, width=width)
 
     def outlook(self, costs: StepCosts) -> tuple[float, list[float], list[int], list[float]]:
         ratios = [state.model_ratio for state in self._drafts.states]

@@ -24,7 +24,7 @@ from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.prediction import PredictionDrafter
 from quickmatch.engine.speculation.suffix import SuffixDrafter
 from quickmatch.engine.speculation.timing import timed_steps
-from quickmatch.engine.speculation.tree import DraftTree, Source
+from quickmatch.engine.speculation.tree import Draft, DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
 _WATCHED_OF = 16  # sequences of which a head that is not in use is told of one; of more each...
@@ -157,26 +157,26 @@ class Speculator:
             )
         return {i: tree for i, tree in zip(ids, chosen, strict=True) if tree is not None}
 
-    def _cheap_trees(self, sequence: Sequence) -> list[DraftTree]:
+    def _cheap_trees(self, sequence: Sequence) -> list[Draft]:
         """Return what can be had in microseconds, cut to what may still be emitted."""
         room = _room(sequence)
         if room < 1 or not self._controller.should_draft(sequence.id):
             return []
-        trees = []
+        drafts: list[Draft] = []
         prediction = self._predictions.get(sequence.id)
         if prediction is not None:
-            trees.append(prediction.draft(min(self._config.max_depth, room)))
+            drafts.append(prediction.draft(min(self._config.max_depth, room)))
         if self._has_suffix:
             self._tell_suffix(sequence)
-            trees.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
-        cut = [_cut(tree, sequence) for tree in trees if tree.token_ids]
-        return [tree for tree in cut if tree.token_ids]
+            drafts.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
+        cut = [_cut(draft, sequence) for draft in drafts]
+        return [draft for draft in cut if len(draft)]
 
     def _ask_models(
         self,
         sequences: list[Sequence],
         ids: list[int],
-        trees: list[list[DraftTree]],
+        trees: list[list[Draft]],
         num_other_rows: int,
     ) -> None:
         """Add the trees of the model drafters, where they are expected to pay."""
@@ -212,7 +212,8 @@ class Speculator:
             num_behind=num_behind,
         )
         for i, tree in zip(places, made, strict=True):
-            if tree.token_ids and (cut := _cut(tree, sequences[i])).token_ids:
+            cut = _cut(tree, sequences[i])
+            if len(cut):
                 trees[i].append(cut)
 
     def _catch_up(self, sequence: Sequence) -> int:
@@ -352,13 +353,16 @@ def _room(sequence: Sequence) -> int:
     return sequence.max_len - sequence.num_tokens - 1
 
 
-def _cut(tree: DraftTree, sequence: Sequence) -> DraftTree:
+def _cut(draft: Draft, sequence: Sequence) -> Draft:
     """Return what may be emitted of a draft: by its length, and by the sequence's grammar."""
-    max_depth = _room(sequence)
-    if len(tree.token_ids) > max_depth and max(depths := tree.depths()) > max_depth:
+    max_depth, grammar = _room(sequence), sequence.sample.grammar
+    if grammar is None and len(draft) <= max_depth:
+        return draft
+    tree = DraftTree.of(draft)
+    if len(tree) > max_depth and max(depths := tree.depths()) > max_depth:
         tree = tree.keep([i for i, depth in enumerate(depths) if depth <= max_depth])
-    if sequence.sample.grammar is not None:
-        tree = sequence.sample.grammar.cut(sequence.sample.output_token_ids, tree)
+    if grammar is not None:
+        tree = grammar.cut(sequence.sample.output_token_ids, tree)
     return tree
 
 

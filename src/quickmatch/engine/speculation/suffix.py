@@ -15,7 +15,7 @@ from functools import cache
 from typing import Protocol
 
 from quickmatch.engine.speculation import suffix_index
-from quickmatch.engine.speculation.tree import DraftTree, TreeColumns
+from quickmatch.engine.speculation.tree import Draft
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class SuffixIndex(Protocol):
     def finish(self, sequence_id: int, remember: bool) -> None: ...
     def remember(self, scope: str, token_ids: Sequence[int]) -> None: ...
     def forget(self, scope: str) -> None: ...
-    def draft(self, sequence_id: int, max_nodes: int) -> TreeColumns: ...
+    def draft(self, sequence_id: int, max_nodes: int) -> Draft: ...
 
 
 class SuffixDrafter:
@@ -98,13 +98,13 @@ class SuffixDrafter:
         """Drop a scope's past outputs, and do not remember those of its live sequences."""
         self._index.forget(scope)
 
-    def draft(self, sequence_id: int, max_nodes: int) -> DraftTree:
+    def draft(self, sequence_id: int, max_nodes: int) -> Draft:
         """Return likely continuations of the sequence, best path first; it may be empty.
 
         confidences: Witten-Bell estimates. features: tokens of the longest match that speaks for
         the node, the path to it included, at most 63.
         """
-        return DraftTree(*self._index.draft(sequence_id, max(0, max_nodes)))
+        return self._index.draft(sequence_id, max(0, max_nodes))
 
 
 @cache

@@ -19,7 +19,7 @@ from quickmatch.engine.speculation.ngram_chains import (
     Owner,
 )
 from quickmatch.engine.speculation.past_outputs import PastOutputs, Scope
-from quickmatch.engine.speculation.tree import TreeColumns
+from quickmatch.engine.speculation.tree import DraftTree
 
 PROMPT_TAIL = 8  # tokens of the prompt, kept in front of a remembered output
 _SPARE_SLOTS = 256  # a sequence's room to grow before its first rebuild
@@ -63,7 +63,7 @@ class _Live:
 
 
 class SuffixIndex:
-    """See SuffixDrafter, which adds the DraftTree."""
+    """See SuffixDrafter."""
 
     def __init__(self, *, max_tokens: int, max_depth: int, min_confidence: float) -> None:
         self._past = PastOutputs(max_tokens)
@@ -121,13 +121,14 @@ class SuffixIndex:
         if known is not None:
             self._past.forget(known)
 
-    def draft(self, sequence_id: int, max_nodes: int) -> TreeColumns:
-        """Return the columns of a tree of at most max_nodes likely continuations."""
+    def draft(self, sequence_id: int, max_nodes: int) -> DraftTree:
+        """Return a tree of at most max_nodes likely continuations."""
         live = self._get(sequence_id)
         context = live.text.chains.tokens[-MAX_MATCH:]
         past = Evidence(self._past.tokens, self._past.find(live.scope, context))
         evidence = (live.text.find(context), past)
-        return Continuations(evidence, self._min_confidence).grow(max_nodes, self._max_depth)
+        columns = Continuations(evidence, self._min_confidence).grow(max_nodes, self._max_depth)
+        return DraftTree(*columns)
 
     def _get(self, sequence_id: int) -> _Live:
         try:

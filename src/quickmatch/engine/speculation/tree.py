@@ -11,6 +11,7 @@ of a parent hold the same token.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 
 
 class Source(IntEnum):
@@ -26,6 +27,25 @@ class Source(IntEnum):
 MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)  # those that run a model
 
 TreeColumns = tuple[list[int], list[int], list[float], list[int], list[int]]  # DraftTree's lists
+
+
+class Draft(Protocol):
+    """What a drafter has made: a DraftTree, or one that lies in native memory.
+
+    Of such a one each list is made anew when it is asked for; `DraftTree.of` makes all.
+    """
+
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def parents(self) -> list[int]: ...
+    @property
+    def confidences(self) -> list[float]: ...
+    @property
+    def sources(self) -> list[int]: ...
+    @property
+    def features(self) -> list[int]: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -45,6 +65,13 @@ class DraftTree:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @classmethod
+    def of(cls, draft: Draft) -> "DraftTree":
+        """Return a draft as a tree of Python's lists: itself if it is one."""
+        if isinstance(draft, DraftTree):
+            return draft
+        return cls(draft.token_ids, draft.parents, draft.confidences, draft.sources, draft.features)
 
     def add(
         self, token_id: int, parent: int, confidence: float, source: int, feature: int = 0

@@ -7,7 +7,7 @@ import pytest
 
 from quickmatch.engine.speculation import plain_assessor
 from quickmatch.engine.speculation.costs import StepCosts
-from quickmatch.engine.speculation.tree import DraftTree, Source, TreeColumns
+from quickmatch.engine.speculation.tree import Draft, DraftTree, Source, TreeColumns
 
 native = pytest.importorskip("quickmatch._native")
 
@@ -148,6 +148,36 @@ def test_a_drift_of_the_traffic_is_counted_alike() -> None:
             twins.same("forget", step // 20)
         twins.check()
     assert twins.plain.num_drifts == 1
+
+
+def test_drafts_of_the_native_index_cross_over_as_they_are() -> None:
+    rng = random.Random(3)
+    index = native.SuffixIndex(max_tokens=5000, max_depth=8, min_confidence=0.05)
+    as_is, by_lists = (native.Assessor(max_depth=8, floor=0.05) for _ in range(2))
+    plain = plain_assessor.Assessor(max_depth=8, floor=0.05)
+    texts = [[rng.randrange(4) for _ in range(40)] for _ in range(8)]
+    for text in texts:
+        index.remember("a", text)
+    num_nodes = 0
+    for step in range(200):
+        index.start(step, "a", rng.choice(texts)[: rng.randrange(30)])
+        draft = index.draft(step, rng.choice([0, 1, 24]))
+        num_nodes += len(draft)
+        trees: list[list[Draft]] = [[draft], []]
+        as_is.gather([1, 2], trees, step, 1, None)
+        by_lists.gather([1, 2], [[DraftTree.of(draft)], []], step, 1, None)
+        plain.gather([1, 2], trees, step, 1, None)
+        chosen = by_lists.choose_all(16, 8)
+        assert as_is.choose_all(16, 8) == chosen == plain.choose_all(16, 8)
+        token_id = rng.randrange(4)
+        for assessor in (as_is, by_lists, plain):
+            assessor.judge(1, [token_id], "a", True, False)
+    assert num_nodes > 500
+    deep = native.SuffixIndex(max_tokens=2000, max_depth=1500, min_confidence=1e-300)
+    deep.remember("a", [*range(1200)])
+    deep.start(1, "a", [0, 1, 2])
+    with pytest.raises(IndexError, match="deeper"):
+        as_is.gather([1], [[deep.draft(1, 1500)]], 0, 1, None)
 
 
 def test_what_is_no_draft_is_refused() -> None:

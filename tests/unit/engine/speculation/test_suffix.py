@@ -9,7 +9,7 @@ import pytest
 
 from quickmatch.engine.speculation import suffix, suffix_index
 from quickmatch.engine.speculation.suffix import SuffixDrafter
-from quickmatch.engine.speculation.tree import Source
+from quickmatch.engine.speculation.tree import DraftTree, Source
 from tests.unit.engine.speculation.suffix_reference import (
     chances,
     path_chances,
@@ -44,7 +44,7 @@ def test_nodes_are_those_and_as_likely_as_the_reference_says(make: Make, seed: i
     floor = rng.choice([0.02, 0.1, 0.3])
     drafter = make(min_confidence=floor, max_depth=5)
     drafter.start(1, "a", text)
-    tree = drafter.draft(1, 1000)
+    tree = DraftTree.of(drafter.draft(1, 1000))
     likely = path_chances(tree)
     assert likely == sorted(likely, reverse=True)
     found = {tuple(tokens_on_path(tree, node)) for node in range(len(tree))}
@@ -71,7 +71,7 @@ def test_of_documents_that_come_and_go_exactly_those_left_speak(seed: int) -> No
         index.remember(scope, [rng.randrange(5) for _ in range(rng.randrange(2, 20))])
         prompt = [rng.randrange(5) for _ in range(rng.randrange(1, 6))]
         index.start(step, scope, prompt)
-        token_ids, _, confidences, _, features = index.draft(step, 100)
+        tree = index.draft(step, 100)
         past = index._past
         left = [
             (past.tokens[document.owner.begin : document.owner.end], document.owner.times)
@@ -82,7 +82,8 @@ def test_of_documents_that_come_and_go_exactly_those_left_speak(seed: int) -> No
         for token, said in chances(left, prompt, []).items():
             right[token] = max(right.get(token, said), said)
         index.finish(step, False)
-        assert dict(zip(token_ids, zip(confidences, features, strict=True), strict=True)) == {
+        said_of = zip(tree.confidences, tree.features, strict=True)
+        assert dict(zip(tree.token_ids, said_of, strict=True)) == {
             token: (pytest.approx(chance), longest) for token, (chance, longest) in right.items()
         }
 
@@ -108,7 +109,7 @@ def test_both_sources_make_one_tree(make: Make) -> None:
     for _ in range(5):
         drafter.remember("a", [1, 2, 3, 40])
     drafter.start(1, "a", [1, 2, 3, 50, 9, 2, 3, 50, 1, 2])
-    tree = drafter.draft(1, 16)
+    tree = DraftTree.of(drafter.draft(1, 16))
     children = tree.children()
     three = children[-1][3]
     assert list(children[-1]) == [3]
@@ -116,7 +117,7 @@ def test_both_sources_make_one_tree(make: Make) -> None:
     assert after == {40: Source.SUFFIX_GLOBAL, 50: Source.SUFFIX_LOCAL}
     alone = make()
     alone.start(1, "a", [1, 2, 3, 50, 9, 2, 3, 50, 1, 2])
-    local = alone.draft(1, 16)
+    local = DraftTree.of(alone.draft(1, 16))
     assert tree.confidences[three] > local.confidences[local.children()[-1][3]]
 
 
