@@ -88,7 +88,7 @@ def _edge_of(num_rows: int) -> int:
     return ROW_EDGES[min(bisect_left(ROW_EDGES, num_rows), len(ROW_EDGES) - 1)]
 
 
-def _interpolate(points: Points, at: float) -> float:
+def interpolate(points: Points, at: float) -> float:
     """Between points linear; before the first flat; after the last with the mean slope."""
     (first, first_s), (last, last_s) = points[0], points[-1]
     if at <= first:
@@ -207,7 +207,7 @@ class CostTable:
         if not points:
             return 1.0
         last, last_s = points[-1]
-        seconds = last_s * num_seqs / last if num_seqs > last else _interpolate(points, num_seqs)
+        seconds = last_s * num_seqs / last if num_seqs > last else interpolate(points, num_seqs)
         drafted = self._drafted.get(num_seqs)
         if drafted:  # it is no more than steps with drafts take
             seconds = min(seconds, *(cell.value for cell in drafted.values()))
@@ -218,7 +218,7 @@ class CostTable:
         """Return the seconds of a step; num_rows == num_seqs is the plain one."""
         if num_rows <= num_seqs:
             return self.plain_s(num_seqs)
-        return _interpolate(self._fit(num_seqs), num_rows) * self._factor
+        return interpolate(self._fit(num_seqs), num_rows) * self._factor
 
     def of_step(self, num_seqs: int, extra_s: float) -> StepCosts:
         """Return the costs of a step that takes extra_s beside the target's rows."""

@@ -15,7 +15,7 @@ from math import sqrt
 from operator import itemgetter
 
 from quickmatch.engine.speculation.assessor import Promises
-from quickmatch.engine.speculation.costs import CostTable
+from quickmatch.engine.speculation.costs import CostTable, interpolate
 from quickmatch.engine.speculation.estimate import Estimate
 from quickmatch.engine.speculation.promise import WIDTHS
 
@@ -25,7 +25,8 @@ _IDLE_STEPS = 32
 _LOOK_EVERY = 8  # steps, while out of use
 _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
-_PASS_SHARE = 0.12  # of a plain step: a pass of the drafter, before any is timed
+_PASS_SHARE = 0.08  # of a plain step: a level of the drafter's, before any is timed
+_FIXED_LEVELS = 1.5  # what is done once takes as long as so many, where one depth alone was timed
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -58,8 +59,8 @@ class ModelUse:
         self._promises, self._max_nodes = promises, max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
         self.host_s = 0.0  # of a step in which it drafts, beside the drafting
-        self._pass: dict[int, Estimate] = {}
-        self._level_s: dict[int, float] = {}  # of a pass, by rows, until another is timed
+        self._drafting: dict[int, dict[int, Estimate]] = {}  # seconds, by batch and depth
+        self._known_s: dict[tuple[int, int], float] = {}  # by rows and depth, until the next
         self.renew()
 
     def renew(self) -> None:
@@ -82,9 +83,9 @@ class ModelUse:
 
         factor: how many times slower the machine is than usual (CostTable.factor).
         """
-        estimate = self._pass.setdefault(_batch(num_seqs * plan.width), Estimate())
-        estimate.add(seconds / plan.depth / factor)
-        self._level_s.clear()
+        depths = self._drafting.setdefault(_batch(num_seqs * plan.width), {})
+        depths.setdefault(plan.depth, Estimate()).add(seconds / factor)
+        self._known_s.clear()
 
     def soften(self) -> None:
         """Doubt the promises: calibration has found a drift."""
@@ -97,15 +98,25 @@ class ModelUse:
 
     def drafting_s(self, costs: CostTable, num_rows: int, depth: int) -> float:
         """Return the seconds of drafting `depth` levels for num_rows sequences times width."""
-        if not self._pass:
-            return _PASS_SHARE * costs.plain_s(1) * depth
-        level_s = self._level_s.get(num_rows)
-        if level_s is None:
-            wanted = _batch(num_rows)
-            nearest = min(self._pass, key=lambda b: (abs(b - wanted), b))
-            scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
-            level_s = self._level_s[num_rows] = self._pass[nearest].value * scale
-        return level_s * depth * costs.factor
+        if not self._drafting:
+            return _PASS_SHARE * costs.plain_s(1) * (_FIXED_LEVELS + depth)
+        seconds = self._known_s.get((num_rows, depth))
+        if seconds is None:
+            seconds = self._known_s[num_rows, depth] = self._find_drafting(num_rows, depth)
+        return seconds * costs.factor
+
+    def _find_drafting(self, num_rows: int, depth: int) -> float:
+        """What a drafting takes before its first level is much of it: a line, not a multiple."""
+        wanted = _batch(num_rows)
+        nearest = min(self._drafting, key=lambda b: (abs(b - wanted), b))
+        scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
+        points = [(d, one.value) for d, one in sorted(self._drafting[nearest].items())]
+        below = [point for point in points if point[0] <= depth][-1:]
+        above = [point for point in points if point[0] > depth][:1]
+        if below and above:
+            return interpolate(below + above, depth) * scale
+        known, seconds = (below or above)[0]
+        return seconds * (_FIXED_LEVELS + depth) / (_FIXED_LEVELS + known) * scale
 
     # ---- the decision
 

@@ -144,7 +144,8 @@ def test_a_new_head_is_believed_at_once() -> None:
     simulation.run(300)
     simulation.texts = [Text(head=0.8)] * 8
     simulation.controller.renew_model()
-    assert simulation.run(60).rate > 0.9 * best_rate(simulation.texts)
+    # Turns without it, to compare with, are among these steps.
+    assert simulation.run(60).rate > 0.87 * best_rate(simulation.texts)
 
 
 def test_suffix_and_head_together_beat_the_better_of_the_two() -> None:

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from quickmatch.engine.speculation.costs import CostTable, _along, _interpolate, points_to_measure
+from quickmatch.engine.speculation.costs import CostTable, _along, interpolate, points_to_measure
 from tests.unit.engine.speculation.simulation import cpu_cost
 
 
@@ -127,4 +127,4 @@ def test_many_places_at_once_are_those_one_by_one() -> None:
         points = [(x, dice.random()) for x in sorted(dice.sample(range(40), dice.randint(1, 9)))]
         ats = [46.0, 50.0, *(dice.uniform(-3.0, 45.0) for _ in range(9)), *(x for x, _ in points)]
         ats.sort()
-        assert _along(points, ats) == [_interpolate(points, at) for at in ats]
+        assert _along(points, ats) == [interpolate(points, at) for at in ats]

@@ -25,7 +25,8 @@ def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelU
     tree = DraftTree.chain(range(depth), [0.9] * depth, Source.HEAD)
     for _ in range(60):
         promises.add(1, tree, [chance ** (d + 1) for d in range(depth)])
-        use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth * pass_s, 1.0)
+        for timed in (1, depth):
+            use.drafted(ModelPlan((0,), timed, 1, timed), 1, timed * pass_s, 1.0)
     return use
 
 
