@@ -20,7 +20,7 @@ from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.calls import Encoder
 from benchmarks.speculation.drift import measure_drift
 from benchmarks.speculation.host import measure_host_costs
-from benchmarks.speculation.plan import Plan, parse_arguments
+from benchmarks.speculation.plan import CREDIT_SECTIONS, Plan, parse_arguments
 from benchmarks.speculation.plots import write_plots
 from benchmarks.speculation.prepare import prepare
 from benchmarks.speculation.sections import (
@@ -28,7 +28,6 @@ from benchmarks.speculation.sections import (
     measure_exactness,
     measure_mixed,
 )
-from benchmarks.speculation.workloads import CREDIT, CREDIT_DEEP
 from examples.credit_cards.screen import Screen
 
 _NEEDS_MIXED = {"mixed", "prose", "prediction"}
@@ -42,7 +41,7 @@ def measure(report: Report, plan: Plan, *, only_prepare: bool, is_whole: bool) -
     if only_prepare:
         return
     before = measure_ceilings()
-    for section in (CREDIT, CREDIT_DEEP):
+    for section in CREDIT_SECTIONS:
         if section in plan.sections:
             measure_credit(bench, section)
     if _NEEDS_MIXED & set(plan.sections) and "mixed" in bench.parts:

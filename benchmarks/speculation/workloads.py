@@ -23,7 +23,8 @@ from examples.credit_cards.writer import write
 
 DATA_VARIABLE = "QUICKMATCH_BENCH_DATA"
 CREDIT = "credit"
-CREDIT_DEEP = "credit-deep"  # the same calls, to the larger target
+CREDIT_DEEP = "credit-deep"  # the same calls, to the larger target...
+CREDIT_WIDE = "credit-wide"  # ...and to that one, twice as wide
 CODE_EDITS = "code_edits"
 PROSE = "prose"
 # What an answer may cost at most: tokens above nearly all of the workload's own answers.

@@ -32,13 +32,13 @@ from quickmatch.engine.speculation.calibration_grid import MAX_DEPTH
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.costs import CostTable
 from quickmatch.engine.speculation.figures import Figures
-from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse, Outlook
+from quickmatch.engine.speculation.model_planner import ModelPlanner
+from quickmatch.engine.speculation.model_use import MARGIN, ModelPlan, ModelUse
 from quickmatch.engine.speculation.model_worth import ModelWorth
 from quickmatch.engine.speculation.rests import Rests
 from quickmatch.engine.speculation.tree import MODEL_SOURCES, Draft, DraftTree, TreeColumns
 from quickmatch.engine.speculation.turns import Turns
 
-_TRIAL_SEQS = 8  # that a model on trial drafts for
 _USUAL_BEHIND = 16  # tokens a sequence that a model takes in beside drafting; more is not timed
 
 
@@ -63,6 +63,9 @@ class Controller:
         self._model = ModelUse(self._assessor.promises, config.max_depth, config.max_draft_tokens)
         self._accounts = Accounts(costs)
         self._trials, self._host = self._accounts.trials, self._accounts.host
+        self._planner = ModelPlanner(
+            costs, self._assessor, self._model, self._accounts, max_nodes=config.max_draft_tokens
+        )
         self._worth = ModelWorth()
         self._turns = Turns()
         self._rests = Rests()
@@ -154,13 +157,18 @@ class Controller:
         if not self._worth.may_draft(len(sequence_ids)):
             return None
         if self._model.is_on if not step.is_deciding else self._model.is_looking(self._now):
-            self._model.host_s = self._host.of_model_s * self._costs.factor
-            step.plan = self._plan_model(step, sequence_ids, trees, able, num_other_rows)
+            self._gather(step, sequence_ids, trees)
+            step.plan = self._planner.best(
+                sequence_ids,
+                able,
+                num_other_rows=num_other_rows,
+                now=self._now,
+                is_searching=step.is_deciding,
+            )
         if step.plan is None and not self._model.is_on:
-            step.plan = self._plan_trial(able)
+            step.plan = self._planner.trial(able, self._now)
         if step.plan is not None:
-            num_rows = len(step.plan.sequence_ids) * step.plan.width
-            step.planned_s = self._model.drafting_s(self._costs, num_rows, step.plan.depth)
+            step.planned_s = self._planner.seconds(step.plan)
         return step.plan
 
     def model_drafted(
@@ -365,41 +373,3 @@ class Controller:
         width = 1 if plan is None else plan.width
         self._assessor.gather(sequence_ids, trees, self._now, width, renewed)
         step.is_gathered = True
-
-    def _plan_model(
-        self,
-        step: StepRecord,
-        sequence_ids: list[int],
-        trees: list[list[Draft]],
-        able: list[int],
-        num_other_rows: int,
-    ) -> ModelPlan | None:
-        self._gather(step, sequence_ids, trees)
-        extra_s = num_other_rows * self._costs.other_row_s if num_other_rows else 0.0
-        costs = self._costs.of_step(len(sequence_ids), extra_s)
-        tokens_per_s, gains, nodes, ratios = self._assessor.outlook(costs)
-        outlook = Outlook(tokens_per_s, gains, nodes, extra_s, self._assessor.gain)
-        drafted_for = set(able)
-        candidates = [
-            (place, ratio)
-            for place, (i, ratio) in enumerate(zip(sequence_ids, ratios, strict=True))
-            if i in drafted_for
-        ]
-        found = self._model.plan(
-            self._costs, outlook, candidates, now=self._now, is_searching=step.is_deciding
-        )
-        if found is None:
-            return None
-        chosen, depth, width = found
-        max_nodes = min(width * depth, self._config.max_draft_tokens)
-        return ModelPlan(tuple(sequence_ids[i] for i in chosen), depth, width, max_nodes)
-
-    def _plan_trial(self, able: list[int]) -> ModelPlan | None:
-        """Have the model draft a token, only to be judged, if the allowance covers it."""
-        num_seqs = min(len(able), _TRIAL_SEQS)
-        if not self._trials.tries_model(self._model.drafting_s(self._costs, num_seqs, 1)):
-            return None
-        self._model.look_again()
-        first = self._now % len(able)  # all get their turn
-        tried = (*able[first:], *able[:first])[:num_seqs]
-        return ModelPlan(tried, 1, 1, 1, is_trial=True)

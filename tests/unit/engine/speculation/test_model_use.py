@@ -108,6 +108,24 @@ def test_the_likeliest_path_of_a_wide_tree_tells_of_narrow_ones() -> None:
     assert promises.look(2)[:2] == pytest.approx([0.8, 1.1], abs=0.05)
 
 
+def test_what_a_drafting_takes_is_a_line_through_the_depths_that_were_timed(
+    costs: CostTable,
+) -> None:
+    # Guards: a multiple of one level, by which shallow drafts seem half as dear as they are.
+    def timed(*seen: tuple[int, float]) -> ModelUse:
+        use = ModelUse(Promises(16), max_depth=16, max_nodes=24)
+        for depth, seconds in seen * 4:
+            use.drafted(ModelPlan((0,), depth, 1, depth), 1, seconds, 1.0)
+        return use
+
+    use = timed((1, 0.17e-3), (5, 0.42e-3))
+    for depth, seconds in ((1, 0.17e-3), (3, 0.295e-3), (5, 0.42e-3)):
+        assert use.drafting_s(costs, 1, depth) == pytest.approx(seconds * costs.factor)
+    assert 0.42e-3 < use.drafting_s(costs, 1, 8) / costs.factor < 0.42e-3 * 8 / 5
+    alone = timed((5, 0.42e-3))
+    assert 0.42e-3 / 5 < alone.drafting_s(costs, 1, 1) / costs.factor < 0.42e-3
+
+
 def test_another_drafter_is_believed_but_not_timed_anew(costs: CostTable) -> None:
     # Guards: a new head judged by the old one's promises, or thought to draft for nothing.
     use = use_with(0.0, pass_s=0.3e-3)
