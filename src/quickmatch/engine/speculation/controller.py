@@ -87,6 +87,12 @@ class Controller:
         """A new request has come. is_watched: heads are told of it, so that one can be tried."""
         self._rests.arrived(is_watched=is_watched)
 
+    def foretold(self) -> None:
+        """A new request's caller has told what to expect: draft, whatever it brought of late."""
+        if self._rests.is_resting:
+            self._rests.foretold()
+            self._turns.renew()
+
     def rested(self, *, num_seqs: int, step_s: float, plain_s: float, is_decode: bool) -> None:
         """Take in a rest's step: who decodes, a token each. is_decode: no rows of prompts.
 

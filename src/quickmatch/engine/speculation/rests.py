@@ -109,6 +109,11 @@ class Rests:
         self._wake(_AFTER_NEWS)
         self._is_free = True
 
+    def foretold(self) -> None:
+        """A caller has told what text to expect: a rest is over, for a window at least."""
+        if self.is_resting:
+            self._wake(_WINDOW)
+
     def decided(self, *, is_worth: bool) -> None:
         """Take in a full decision: whether drafting is expected to beat the plain step."""
         self._is_worth = is_worth

@@ -249,6 +249,7 @@ class Speculator:
             self._num_told[sequence.id] = 0
         if prediction and self._has_prediction:
             self._predictions[sequence.id] = PredictionDrafter(prediction)
+            self._controller.foretold()
 
     def verified(
         self, sequence: Sequence, tree: DraftTree | None, sampled: Sampled, token_ids: list[int]

@@ -121,6 +121,17 @@ def test_a_request_that_a_head_is_told_of_brings_a_look_unless_looks_have_lost_t
     assert rests.begin_step()
 
 
+def test_what_a_caller_foretells_ends_a_rest_for_a_window() -> None:
+    # Guards: a request with a prediction that comes in a rest and is hardly drafted for.
+    rests = tired()
+    rests.foretold()
+    assert not rests.is_resting
+    awake(rests, WINDOW - 1, gain=1.0)
+    assert not rests.is_resting
+    awake(rests, 1, gain=1.0)
+    assert rests.is_resting
+
+
 def test_another_model_ends_a_rest() -> None:
     rests = tired()
     assert rests.begin_step()
