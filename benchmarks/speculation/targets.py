@@ -8,7 +8,8 @@ training loop, and writes merged folders that every peer can load.
     credit-deep  the same rows and a model three times as large, for what size changes: the base
                  with three blocks added behind each of its own, which begin as identities (after
                  LLaMA Pro, arXiv 2401.02415); all weights, two passes
-    mixed        the same model, one pass over the train parts of all other workloads together
+    credit-wide  that one twice as wide, without training (widening.py): its weights lie in no cache
+    mixed        the deep model, one pass over the train parts of all other workloads together
 
 A folder is made once. Its name holds a fingerprint of recipe, rows and base weights, so that what
 changes is made anew.
