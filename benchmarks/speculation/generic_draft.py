@@ -29,7 +29,7 @@ from benchmarks.speculation.training_bar import training_bar
 from benchmarks.speculation.workloads import NoData, data_folder
 from examples.credit_cards.screen import Screen
 from quickmatch.tuning.encode import Encoded
-from quickmatch.tuning.load import Loaded
+from quickmatch.tuning.load import Loaded, training_dtype
 from quickmatch.tuning.plan import Plan
 from quickmatch.tuning.settings import SftSettings
 from quickmatch.tuning.sft import SftRun
@@ -91,7 +91,8 @@ def _train(
         epochs=1, learning_rate=recipe.learning_rate, batch_size=recipe.batch_size
     )
     plan = Plan.of(settings, len(rows), 0, recipe.learning_rate)
-    loaded = Loaded(model, tokenizer, torch.device("cpu"), torch.bfloat16)
+    cpu = torch.device("cpu")
+    loaded = Loaded(model, tokenizer, cpu, training_dtype("auto", cpu)[0])
     loaded.choose_attention(_WINDOW)
     with training_bar(screen, "generic draft model", plan.total_steps) as listener:
         SftRun(

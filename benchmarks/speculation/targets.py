@@ -34,7 +34,7 @@ from examples.credit_cards.screen import Screen
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.tuning.chat_rows import row_from_json
 from quickmatch.tuning.encode import encode_rows
-from quickmatch.tuning.load import Loaded, load_base
+from quickmatch.tuning.load import Loaded, load_base, training_dtype
 from quickmatch.tuning.plan import Plan
 from quickmatch.tuning.settings import SftSettings
 from quickmatch.tuning.sft import SftRun, add_lora
@@ -130,11 +130,12 @@ def _train(recipe: Recipe, items: Sequence[Item], part: Path, screen: Screen) ->
 def _trainable(recipe: Recipe) -> Loaded:
     if recipe.lora_rank:
         return add_lora(load_base(str(BASE)), recipe.settings, SHIPPED_MODEL)
-    # Master weights in float32, products in bfloat16: what `Loaded.precision` makes of the two.
+    # Master weights in float32, products in what is quickest: see `Loaded.precision`.
     loaded = load_base(str(BASE), dtype="float32")
     _deepen(loaded.model, recipe.added_blocks)
     loaded.model.requires_grad_(True)
-    return Loaded(loaded.model, loaded.tokenizer, loaded.device, torch.bfloat16)
+    dtype, _ = training_dtype("auto", loaded.device)
+    return Loaded(loaded.model, loaded.tokenizer, loaded.device, dtype)
 
 
 def _deepen(model: Any, added_blocks: int) -> None:

@@ -76,7 +76,7 @@ def load_base(path: str, *, device: str = "auto", dtype: str = "auto") -> Loaded
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     chosen = _device(device)
-    number_format, reason = _dtype(dtype, chosen)
+    number_format, reason = training_dtype(dtype, chosen)
     logger.info("device %s, weights in %s: %s", chosen, number_format, reason)
     source = model_source(path)
     if Path(source).is_dir() and read_stored_format(Path(source)) is not None:
@@ -99,6 +99,19 @@ def attach_adapter(loaded: Loaded, path: str, *, trainable: bool = False) -> Loa
     with _one_line(path), quiet_peft():
         model = PeftModel.from_pretrained(loaded.model, path, is_trainable=trainable)
     return Loaded(model, loaded.tokenizer, loaded.device, loaded.dtype)
+
+
+def training_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """Return the format that products are computed in, and why. name: "auto", or the format."""
+    if name != "auto":
+        return getattr(torch, name), "as asked"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return torch.bfloat16, "the GPU computes bfloat16"
+        return torch.float32, "the GPU has no bfloat16"
+    if any(getattr(torch.cpu, probe, bool)() for probe in _BF16_PROBES):
+        return torch.bfloat16, "the CPU multiplies bfloat16, twice as fast as float32"
+    return torch.float32, "the CPU has no bfloat16 multiplication"
 
 
 def set_threads(num_threads: int | None) -> int:
@@ -131,15 +144,3 @@ def _device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    if name != "auto":
-        return getattr(torch, name), "as asked"
-    if device.type == "cuda":
-        if torch.cuda.is_bf16_supported():
-            return torch.bfloat16, "the GPU computes bfloat16"
-        return torch.float32, "the GPU has no bfloat16"
-    if any(getattr(torch.cpu, probe, bool)() for probe in _BF16_PROBES):
-        return torch.bfloat16, "the CPU multiplies bfloat16, twice as fast as float32"
-    return torch.float32, "the CPU has no bfloat16 multiplication"
