@@ -86,9 +86,9 @@ class AdapterStep {
   public:
     std::vector<AdaptedRows> parts;
 
-    // x: [rows, in] bfloat16; y: [rows, out], added to. Many adapters are shared among the threads,
+    // x: [rows, in]; y: [rows, out], added to. Many adapters are shared among the threads,
     // a few have the threads share each of their products.
-    void add(Team& team, std::size_t layer, std::size_t place, const Bf16* x, std::size_t in,
+    void add(Team& team, std::size_t layer, std::size_t place, const Operand* x, std::size_t in,
              float* y, std::size_t out) {
         if (parts.empty()) return;
         make_room(layer, place, in, out);
@@ -125,28 +125,28 @@ class AdapterStep {
         added_.at_least(num_rows * out);
     }
 
-    void add_part(Team& team, const LowRank& low, std::size_t index, const Bf16* x, std::size_t in,
+    void add_part(Team& team, const LowRank& low, std::size_t index, const Operand* x, std::size_t in,
                   float* y, std::size_t out) {
         const std::vector<std::size_t>& rows = parts[index].rows;
         const std::size_t count = rows.size(), rank = low.down.out();
-        const Bf16* from = x + rows[0] * in;
+        const Operand* from = x + rows[0] * in;
         if (count > 1) {
-            Bf16* picked = picked_.data() + starts_[index] * in;
+            Operand* picked = picked_.data() + starts_[index] * in;
             for (std::size_t i = 0; i < count; ++i) {
-                std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Bf16));
+                std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Operand));
             }
             from = picked;
         }
         float* inner = inner_.data() + starts_[index] * padded_;
         multiply(team, low.down, from, count, Target{inner, padded_, false});
-        Bf16* narrowed = narrowed_.data() + starts_[index] * padded_;
+        Operand* narrowed = narrowed_.data() + starts_[index] * padded_;
         for (std::size_t i = 0; i < count; ++i) {
             std::fill(inner + i * padded_ + rank, inner + (i + 1) * padded_, 0.0f);
-            narrow(inner + i * padded_, padded_, narrowed + i * padded_);
+            convert(inner + i * padded_, padded_, narrowed + i * padded_);
         }
         float* added = added_.data() + starts_[index] * out;
         for (const Block& block : low.blocks) {
-            const Bf16* ranks = narrowed + block.first_rank;
+            const Operand* ranks = narrowed + block.first_rank;
             if (count == 1) {
                 float* to = y + rows[0] * out + block.first;
                 multiply(team, block.up, ranks, padded_, 1, Target{to, out, true});
@@ -166,7 +166,7 @@ class AdapterStep {
     Team alone_{1};
     std::vector<std::size_t> starts_;  // of each part, in rows
     std::size_t padded_ = 0;           // the largest rank, in whole lanes
-    Scratch<Bf16> picked_, narrowed_;
+    Scratch<Operand> picked_, narrowed_;
     Scratch<float> inner_, added_;
 };
 

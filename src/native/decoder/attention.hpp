@@ -56,11 +56,11 @@ class Attention {
   public:
     explicit Attention(Heads heads) : heads_(heads) {}
 
-    // queries: [rows, num_query * dim] bfloat16, unscaled. out: the same shape.
+    // queries: [rows, num_query * dim], unscaled. out: the same shape.
     template <typename KV>
     void run(Team& team, const KV& kv, const std::vector<Span>& spans,
              const std::vector<View>& views, const std::vector<std::uint16_t>& marks,
-             const Bf16* queries, Bf16* out) {
+             const Operand* queries, Operand* out) {
         items_.clear();
         for (const Span& span : spans) {
             const std::size_t num_queries = span.num_rows * heads_.group();
@@ -85,8 +85,8 @@ class Attention {
         std::size_t head, first, count;  // queries first .. first + count of the span's rows × group
     };
     struct Query {
-        const Bf16* from;
-        Bf16* to;
+        const Operand* from;
+        Operand* to;
         const View* view;
     };
     // What a tile of queries works on. Tokens of a row's scores count from chunk `first`.
@@ -102,18 +102,18 @@ class Attention {
         float totals[kTileQueries];       // of the weights
         // Tokens that lie apart from their place in the text, and their weights.
         std::vector<std::uint32_t> places[kTileQueries];
-        std::vector<Bf16> tails[kTileQueries];
+        std::vector<Operand> tails[kTileQueries];
 
         // Parts as equal as can be, whose queries have their sums in registers together.
         std::size_t num_parts() const { return (count + kQueriesAbreast - 1) / kQueriesAbreast; }
         std::size_t part(std::size_t index) const { return count * index / num_parts(); }
 
-        Bf16* weights(std::size_t q) const { return reinterpret_cast<Bf16*>(scores + q * width); }
+        Operand* weights(std::size_t q) const { return reinterpret_cast<Operand*>(scores + q * width); }
     };
 
     template <typename KV>
     void run_item(const Item& item, const KV& kv, const std::vector<View>& views,
-                  const std::vector<std::uint16_t>& marks, const Bf16* queries, Bf16* out,
+                  const std::vector<std::uint16_t>& marks, const Operand* queries, Operand* out,
                   Tile& tile, Scratch<float>& scratch) const {
         std::size_t low = std::numeric_limits<std::size_t>::max();
         const std::size_t group = heads_.group(), stride = heads_.num_query * heads_.dim;
@@ -207,7 +207,7 @@ class Attention {
         return static_cast<Mask16>(mask);
     }
 
-    // From a query's scores to its weights, in bfloat16, and their total.
+    // From a query's scores to its weights, and their total.
     QM_KERNEL void weigh(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
         // Powers of two are taken instead of e's, with the factor in the scale.
         const F16 scale = all(1.44269504f / std::sqrt(static_cast<float>(heads_.dim)));
@@ -218,14 +218,14 @@ class Attention {
             largest = larger(largest, load(scores + i));
         }
         const F16 top = mul(all(largest_of(largest)), scale);
-        Bf16* weights = tile.weights(q);
+        Operand* weights = tile.weights(q);
         for (std::size_t i = 0; i < tile.width; i += 2 * kChunk) {
             const F16 low = exp2_16(fms(load(scores + i), scale, top));
             F16 high = none_f();
             if (i + kChunk < num_tokens) {
                 high = exp2_16(fms(load(scores + i + kChunk), scale, top));
             }
-            narrow32(weights + i, low, high);
+            put32(weights + i, low, high);
         }
         tile.places[q].clear();
         if (tile.asked[q].view->marks != kNoTree) find_branch(tile, q, marks);
@@ -248,14 +248,14 @@ class Attention {
 
     // Put a branch's weights where plain decoding has them...
     void put_branch(Tile& tile, std::size_t q) const {
-        std::vector<Bf16>& tail = tile.tails[q];
+        std::vector<Operand>& tail = tile.tails[q];
         tail.clear();
         if (tile.places[q].empty()) return;
-        Bf16* weights = tile.weights(q);
+        Operand* weights = tile.weights(q);
         const std::size_t origin = tile.first * kChunk;
         for (const std::uint32_t place : tile.places[q]) tail.push_back(weights[place - origin]);
         const std::size_t start = tile.asked[q].view->context / 2 * 2 - origin;
-        std::fill(weights + start, weights + tile.width, Bf16{0});
+        std::fill(weights + start, weights + tile.width, Operand{0});
         std::copy(tail.begin(), tail.end(), weights + start);
     }
 
@@ -263,15 +263,12 @@ class Attention {
     void take_branch(Tile& tile, std::size_t q) const {
         if (tile.places[q].empty()) return;
         const std::size_t start = tile.asked[q].view->context / 2 * 2 - tile.first * kChunk;
-        std::fill_n(tile.weights(q) + start, tile.places[q].size(), Bf16{0});
+        std::fill_n(tile.weights(q) + start, tile.places[q].size(), Operand{0});
     }
 
-    QM_KERNEL static float total_of(const Bf16* weights, std::size_t width) {
-        const auto ones = as_pairs(all_i16(0x3F80));
+    QM_KERNEL static float total_of(const Operand* weights, std::size_t width) {
         F16 total = none_f();
-        for (std::size_t i = 0; i < width; i += 2 * kChunk) {
-            total = dot(total, as_pairs(load_i(weights + i)), ones);
-        }
+        for (std::size_t i = 0; i < width; i += kChunk) total = add(total, take16(weights + i));
         return sum_of(total);
     }
 
@@ -314,13 +311,14 @@ class Attention {
     void add_values(const KV& kv, const Tile& tile, std::size_t c, std::size_t end, std::size_t q) const {
         for (std::size_t d = 0; d < heads_.dim; d += 64) {
             const Chunks some{tile.chunks, c, end, tile.last, tile.high};
-            const Bf16* weights = tile.weights(q) + (c - tile.first) * kChunk;
+            const Operand* weights = tile.weights(q) + (c - tile.first) * kChunk;
             float* sums = tile.sums + q * heads_.dim + d;
-            // A row of weights is as long as one of scores, which are twice as wide.
+            // A row of weights is as long as one of scores, which are float32.
+            const std::size_t stride = tile.width * sizeof(float) / sizeof(Operand);
             if (heads_.dim - d >= 64) {
-                kv.template add_values<kQueries, 4>(tile.head, some, d, weights, 2 * tile.width, sums);
+                kv.template add_values<kQueries, 4>(tile.head, some, d, weights, stride, sums);
             } else {
-                kv.template add_values<kQueries, 2>(tile.head, some, d, weights, 2 * tile.width, sums);
+                kv.template add_values<kQueries, 2>(tile.head, some, d, weights, stride, sums);
             }
         }
     }
@@ -329,7 +327,7 @@ class Attention {
         const F16 total = all(tile.totals[q]);
         for (std::size_t d = 0; d < heads_.dim; d += 16) {
             const F16 sum = load(tile.sums + q * heads_.dim + d);
-            narrow16(tile.asked[q].to + d, div(sum, total));
+            put16(tile.asked[q].to + d, div(sum, total));
         }
     }
 

@@ -153,7 +153,7 @@ class Decoder {
 
     void embed(std::size_t token_id, float* x) const {
         if (embedding_ != nullptr) {
-            widen(embedding_ + token_id * shape_.hidden, shape_.hidden, x);
+            convert(embedding_ + token_id * shape_.hidden, shape_.hidden, x);
         } else {
             std::get<IntWeight>(lm_head_).read(token_id, x);
         }
@@ -169,7 +169,7 @@ class Decoder {
         }
         for (std::size_t i = 0; i < layers_.size(); ++i) {
             for (std::size_t a = 0; a < step.aux_layers.size(); ++a) {
-                if (std::size_t(step.aux_layers[a]) == i) narrow(x, rows * hidden, aux + a * rows * hidden);
+                if (std::size_t(step.aux_layers[a]) == i) convert(x, rows * hidden, aux + a * rows * hidden);
             }
             attend(step, i, x);
             transform(step, i, x);
@@ -177,7 +177,7 @@ class Decoder {
         const std::size_t wanted = step.wanted.size();
         std::vector<std::int32_t> best(wanted);
         if (wanted == 0) return best;
-        Bf16* normed = normed_.at_least(wanted * hidden);
+        Operand* normed = normed_.at_least(wanted * hidden);
         for (std::size_t w = 0; w < wanted; ++w) {
             rms_norm(x + std::size_t(step.wanted[w]) * hidden, final_norm_.data(), shape_.eps, hidden,
                      normed + w * hidden);
@@ -232,7 +232,7 @@ class Decoder {
         }
     }
 
-    void norm_rows(const float* x, const std::vector<float>& weight, std::size_t rows, Bf16* out) {
+    void norm_rows(const float* x, const std::vector<float>& weight, std::size_t rows, Operand* out) {
         const std::size_t hidden = shape_.hidden;
         share_rows(rows, [&](std::size_t first, std::size_t last) {
             for (std::size_t r = first; r < last; ++r) {
@@ -245,10 +245,10 @@ class Decoder {
         const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden;
         const std::size_t qkv_size = shape_.qkv_size(), q_size = shape_.q_size();
         const Layer& layer = layers_[index];
-        Bf16* normed = normed_.at_least(rows * hidden);
+        Operand* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.attention_norm, rows, normed);
         float* qkv = wide_.at_least(rows * std::max(qkv_size, 2 * shape_.inner));
-        Bf16* queries = queries_.at_least(rows * q_size);
+        Operand* queries = queries_.at_least(rows * q_size);
         const Product product(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false}, rounded_);
         // Whoever has computed some heads puts them where they go, as long as they are in its cache.
         const std::size_t dim = shape_.heads.dim, num_heads = qkv_size / dim;
@@ -271,7 +271,7 @@ class Decoder {
             });
         }
         limit(step, index);
-        Bf16* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
+        Operand* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
         const auto over = [&](const auto& kv) {
             attention_.run(team_, kv, step.spans, views_, marks_, queries, attended);
         };
@@ -282,7 +282,7 @@ class Decoder {
 
     // Norm and rotate a head of all rows; queries go to the attention, keys and values to the cache.
     // Heads count through those of queries, keys and values.
-    void place_head(const Step& step, std::size_t head, std::size_t index, float* qkv, Bf16* queries) {
+    void place_head(const Step& step, std::size_t head, std::size_t index, float* qkv, Operand* queries) {
         const std::size_t rows = step.token_ids.size(), dim = shape_.heads.dim, half = dim / 2;
         const std::size_t num_query = shape_.heads.num_query, num_kv = shape_.heads.num_kv;
         const Layer& layer = layers_[index];
@@ -296,10 +296,10 @@ class Decoder {
                 rotate_(own, cos_.data() + at, sin_.data() + at, half);
             }
             if (head < num_query) {
-                narrow(own, dim, queries + r * shape_.q_size() + head * dim);
+                convert(own, dim, queries + r * shape_.q_size() + head * dim);
                 continue;
             }
-            narrow(own, dim, narrowed);
+            convert(own, dim, narrowed);
             const auto into = [&](auto& kv) {
                 if (is_rotated) {
                     kv.write_key(step.slots[r], head - num_query, narrowed);
@@ -323,10 +323,10 @@ class Decoder {
     void transform(const Step& step, std::size_t index, float* x) {
         const std::size_t rows = step.token_ids.size(), hidden = shape_.hidden, inner = shape_.inner;
         const Layer& layer = layers_[index];
-        Bf16* normed = normed_.at_least(rows * hidden);
+        Operand* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.mlp_norm, rows, normed);
         float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
-        Bf16* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
+        Operand* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
         const Product product(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false}, rounded_);
         const auto activate = [&](std::size_t column, std::size_t size) {
             for (std::size_t r = 0; r < rows; ++r) {
@@ -384,7 +384,7 @@ class Decoder {
     std::vector<View> views_;
     std::vector<std::uint16_t> marks_;
     Scratch<float> hidden_, wide_;
-    Scratch<Bf16> normed_, queries_, inner_;
+    Scratch<Operand> normed_, queries_, inner_;
     RoundedRows rounded_;
 };
 

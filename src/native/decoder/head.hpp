@@ -128,13 +128,13 @@ class Head {
         std::size_t rows = 0;
         for (const std::size_t count : counts) rows += count;
         const std::size_t size = shape_.features();
-        Bf16* features = features_.at_least(rows * size);
+        Operand* features = features_.at_least(rows * size);
         rows_.clear();
         std::size_t row = 0;
         for (std::size_t i = 0; i < waiting.size(); ++i) {
             Pending& pending = *waiting[i];
             const std::size_t count = counts[i];
-            std::memcpy(features + row * size, pending.features.data(), count * size * sizeof(Bf16));
+            convert(pending.features.data(), count * size, features + row * size);
             for (std::size_t k = 0; k < count; ++k) {
                 rows_.token_ids.push_back(pending.next_tokens[k]);
                 rows_.positions.push_back(pending.start + k);
@@ -183,13 +183,13 @@ class Head {
         store(waiting, counts);
         const std::size_t hidden = shape_.hidden, q_size = shape_.q_size();
         float* m = m_.at_least(chosen.size() * hidden);
-        Bf16* queries = last_queries_.at_least(chosen.size() * q_size);
+        Operand* queries = last_queries_.at_least(chosen.size() * q_size);
         sight_.clear();
         std::size_t row = 0;
         for (std::size_t i = 0; i < chosen.size(); ++i) {
             row += counts[i];
             std::memcpy(m + i * hidden, residual_.at_least(0) + (row - 1) * hidden, hidden * sizeof(float));
-            std::memcpy(queries + i * q_size, layer_.queries() + (row - 1) * q_size, q_size * sizeof(Bf16));
+            std::memcpy(queries + i * q_size, layer_.queries() + (row - 1) * q_size, q_size * sizeof(Operand));
             Drafting& one = all[i];
             one.length = waiting[i]->start;
             one.num_added = 0;
@@ -286,7 +286,7 @@ class Head {
 
     HeadRows rows_;
     Sight sight_;
-    Scratch<Bf16> features_, last_queries_;
+    Scratch<Operand> features_, last_queries_;
     Scratch<float> residual_, m_;
 };
 

@@ -89,11 +89,11 @@ class HeadLayer {
     }
 
     PagedKV& kv() { return kv_; }
-    const Bf16* queries() const { return queries_.data(); }  // of the rows that were projected last
+    const Operand* queries() const { return queries_.data(); }  // of the rows that were projected last
     const std::vector<std::vector<std::pair<double, std::int32_t>>>& likeliest() const { return likeliest_; }
 
     // From features [rows, num_aux * target_hidden] to g [rows, hidden].
-    void fuse(const Bf16* features, std::size_t rows, float* g) {
+    void fuse(const Operand* features, std::size_t rows, float* g) {
         multiply(team_, weights_.fuse, features, rows, Target{g, shape_.hidden, false});
     }
 
@@ -101,34 +101,34 @@ class HeadLayer {
     void project(const HeadRows& step, float* g) {
         const std::size_t rows = step.token_ids.size();
         const std::size_t hidden = shape_.hidden, dim = shape_.heads.dim, half = dim / 2;
-        Bf16* x = normed_.at_least(rows * 2 * hidden);
+        Operand* x = normed_.at_least(rows * 2 * hidden);
         float* embedded = wide_.at_least(rows * std::max({hidden, shape_.qkv_size(), 2 * shape_.inner}));
         for (std::size_t r = 0; r < rows; ++r) {
-            widen(weights_.embedding + std::size_t(step.token_ids[r]) * hidden, hidden, embedded);
+            convert(weights_.embedding + std::size_t(step.token_ids[r]) * hidden, hidden, embedded);
             rms_norm(embedded, weights_.embedding_norm.data(), shape_.eps, hidden, x + r * 2 * hidden);
             float* own = g + r * hidden;
             if (shape_.norm_before_residual) rms_norm_(own, weights_.hidden_norm.data(), shape_.eps, hidden);
-            Bf16* to = x + r * 2 * hidden + hidden;
+            Operand* to = x + r * 2 * hidden + hidden;
             if (shape_.norm_before_residual) {
-                narrow(own, hidden, to);
+                convert(own, hidden, to);
             } else {
                 rms_norm(own, weights_.hidden_norm.data(), shape_.eps, hidden, to);
             }
         }
         float* qkv = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * shape_.inner));
         multiply(team_, weights_.qkv, x, rows, Target{qkv, shape_.qkv_size(), false});
-        Bf16* queries = queries_.at_least(rows * shape_.q_size());
+        Operand* queries = queries_.at_least(rows * shape_.q_size());
         for (std::size_t r = 0; r < rows; ++r) {
             float* own = qkv + r * shape_.qkv_size();
             const std::size_t at = std::min(step.positions[r], shape_.max_len - 1) * half;
             for (std::size_t head = 0; head < shape_.heads.num_query + shape_.heads.num_kv; ++head) {
                 rotate_(own + head * dim, weights_.cos.data() + at, weights_.sin.data() + at, half);
             }
-            narrow(own, shape_.q_size(), queries + r * shape_.q_size());
+            convert(own, shape_.q_size(), queries + r * shape_.q_size());
             Bf16 key[kMostDims], value[kMostDims];
             for (std::size_t head = 0; head < shape_.heads.num_kv; ++head) {
-                narrow(own + shape_.q_size() + head * dim, dim, key);
-                narrow(own + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
+                convert(own + shape_.q_size() + head * dim, dim, key);
+                convert(own + shape_.q_size() + shape_.kv_size() + head * dim, dim, value);
                 kv_.write(step.slots[r], head, key, value);
             }
         }
@@ -136,13 +136,13 @@ class HeadLayer {
 
     // Attention and the rest of the layer for rows whose queries and residuals stand in order;
     // leaves m in `residual`, and each row's `width` likeliest tokens in likeliest().
-    void finish(std::size_t rows, const Bf16* queries, const Sight& sight, float* residual,
+    void finish(std::size_t rows, const Operand* queries, const Sight& sight, float* residual,
                 std::size_t width) {
         const std::size_t hidden = shape_.hidden, inner = shape_.inner, vocab = shape_.draft_vocab;
-        Bf16* attended = inner_.at_least(rows * std::max(shape_.q_size(), inner));
+        Operand* attended = inner_.at_least(rows * std::max(shape_.q_size(), inner));
         attention_.run(team_, kv_, sight.spans, sight.views, sight.marks, queries, attended);
         multiply(team_, weights_.o, attended, rows, Target{residual, hidden, true});
-        Bf16* normed = normed_.at_least(rows * 2 * hidden);
+        Operand* normed = normed_.at_least(rows * 2 * hidden);
         for (std::size_t r = 0; r < rows; ++r) {
             rms_norm(residual + r * hidden, weights_.mlp_norm.data(), shape_.eps, hidden, normed + r * hidden);
         }
@@ -200,7 +200,7 @@ class HeadLayer {
     Attention attention_;
     PagedKV kv_;
     std::vector<std::vector<std::pair<double, std::int32_t>>> likeliest_;
-    Scratch<Bf16> normed_, queries_, inner_;
+    Scratch<Operand> normed_, queries_, inner_;
     Scratch<float> wide_, logits_;
 };
 

@@ -24,7 +24,8 @@ struct RoundedHead {
     std::int32_t sum;  // of the codes
 };
 
-inline void round_head(const Bf16* from, std::size_t size, RoundedHead& to) {
+template <typename Number>
+inline void round_head(const Number* from, std::size_t size, RoundedHead& to) {
     const Rounded rounded = round_to_int8(from, size, to.codes);
     to.scale = rounded.most / 127.0f;
     to.sum = rounded.sum;
@@ -104,7 +105,7 @@ class Int8KV {
 
     // ---- attention: see attention.hpp, and PagedKV
 
-    void prepare(const Bf16* from, Query& to) const { round_head(from, head_dim_, to); }
+    void prepare(const Operand* from, Query& to) const { round_head(from, head_dim_, to); }
 
     template <int kQueries>
     QM_INLINE void score(std::size_t head, const std::size_t* chunks, const char* const* ahead,
@@ -142,7 +143,7 @@ class Int8KV {
     }
 
     template <int kQueries, int kParts>
-    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Operand* weights,
                               std::size_t row_size, float* to) const {
         F16 sums[kQueries][kParts];
         load_sums(sums, to, head_dim_);

@@ -159,7 +159,7 @@ class IntWeight {
 // Rows rounded to 8 bits, group by group, the largest number of a group being 127.
 class RoundedRows {
   public:
-    void round(Team& team, const Bf16* x, std::size_t num_rows, std::size_t in, std::size_t group) {
+    void round(Team& team, const Operand* x, std::size_t num_rows, std::size_t in, std::size_t group) {
         in_ = in;
         num_groups_ = in / group;
         codes_.at_least(num_rows * in);
@@ -182,7 +182,7 @@ class RoundedRows {
     std::size_t num_groups() const { return num_groups_; }
 
   private:
-    void round_row(const Bf16* x, std::size_t row, std::size_t group) {
+    void round_row(const Operand* x, std::size_t row, std::size_t group) {
         for (std::size_t k = 0; k < num_groups_; ++k) {
             std::int8_t* codes = codes_.data() + row * in_ + k * group;
             const Rounded rounded = round_to_int8(x + k * group, group, codes);
@@ -312,7 +312,7 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
         const std::size_t first = num_rows * tile / num_tiles;
         const Target part{to.data + first * to.stride, to.stride, to.adds};
         const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
-        const Ahead ahead(panels.data + size, num_tiles > 1 ? size : 0, kPanels * kBits / 8, tile, num_tiles);
+        const Ahead ahead(panels.data + size, num_tiles <= kIntTilesUnaided ? 0 : size, kPanels * kBits / 8, tile, num_tiles);
         const auto run = [&](auto count) {
             constexpr int kRows = decltype(count)::value;
             constexpr int kAtOnce = num_at_once(kPanels, kRows);

@@ -1,4 +1,4 @@
-// A weight in any format, and its product with rows of bfloat16.
+// A weight in any format, and its product with rows of numbers.
 #pragma once
 
 #include "isa.hpp"
@@ -21,7 +21,7 @@ inline std::size_t num_bytes(const Matrix& matrix) {
 class Product {
   public:
     // rows: memory for x in fewer bits, where the format asks; one product's at a time.
-    Product(Team& team, const Matrix& matrix, const Bf16* x, std::size_t num_rows, const Target& to,
+    Product(Team& team, const Matrix& matrix, const Operand* x, std::size_t num_rows, const Target& to,
             RoundedRows& rows)
         : matrix_(matrix), x_(x), num_rows_(num_rows), to_(to), rows_(rows) {
         if (const IntWeight* weight = std::get_if<IntWeight>(&matrix)) {
@@ -44,14 +44,14 @@ class Product {
 
   private:
     const Matrix& matrix_;
-    const Bf16* x_;
+    const Operand* x_;
     std::size_t num_rows_;
     Target to_;
     const RoundedRows& rows_;
 };
 
 // The whole product, by the team.
-inline void multiply(Team& team, const Matrix& matrix, const Bf16* x, std::size_t num_rows,
+inline void multiply(Team& team, const Matrix& matrix, const Operand* x, std::size_t num_rows,
                      const Target& to, RoundedRows& rows) {
     if (num_rows == 0) return;
     const Product product(team, matrix, x, num_rows, to, rows);

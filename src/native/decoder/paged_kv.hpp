@@ -35,7 +35,7 @@ struct Chunks {
 // One token's values, and what they weigh.
 struct Token {
     std::size_t chunk, lane;
-    Bf16 weight;
+    Operand weight;
 };
 
 // Some dimensions' sums of several queries, whose rows are so far apart.
@@ -60,7 +60,7 @@ QM_INLINE void store_sums(const F16 (&sums)[kQueries][kParts], float* to, std::s
 class PagedKV {
   public:
     struct Query {
-        const Bf16* from;
+        const Operand* from;
     };
 
     PagedKV(std::size_t num_slots, std::size_t num_heads, std::size_t head_dim)
@@ -116,12 +116,12 @@ class PagedKV {
     }
 
     QM_KERNEL static void key_of(const char* saved, std::size_t head_dim, float* to) {
-        widen(reinterpret_cast<const Bf16*>(saved), head_dim, to);
+        convert(reinterpret_cast<const Bf16*>(saved), head_dim, to);
     }
 
     // ---- attention: see attention.hpp
 
-    void prepare(const Bf16* from, Query& to) const { to.from = from; }
+    void prepare(const Operand* from, Query& to) const { to.from = from; }
 
     // Products of kAbreast chunks' keys with the queries. ahead: what is read next, as long as they.
     template <int kQueries>
@@ -141,7 +141,7 @@ class PagedKV {
                 const auto key = as_pairs(load_i(own[i] + p * kChunk));
                 QM_UNROLL
                 for (int q = 0; q < kQueries; ++q) {
-                    sums[i][q] = dot(sums[i][q], key, both_of(queries[q].from + 2 * p));
+                    sums[i][q] = dot(sums[i][q], key, pair_of(queries[q].from + 2 * p));
                 }
             }
         }
@@ -150,7 +150,7 @@ class PagedKV {
     // Add the values of some chunks, times their weights, to sums [queries, head_dim]: kParts times
     // sixteen dimensions of it, from `offset` on. weights: of the first chunk; rows so far apart.
     template <int kQueries, int kParts>
-    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Bf16* weights,
+    QM_KERNEL void add_values(std::size_t head, const Chunks& some, std::size_t offset, const Operand* weights,
                               std::size_t row_size, float* to) const {
         F16 sums[kQueries][kParts];
         load_sums(sums, to, head_dim_);
@@ -172,8 +172,8 @@ class PagedKV {
 
     // The same for two tokens that stand side by side in the text and lie anywhere.
     QM_KERNEL void add_two(std::size_t head, const Token& first, const Token& second, float* to) const {
-        const std::int32_t pair = std::int32_t(std::uint32_t(second.weight) << 16 | first.weight);
-        const auto both = as_pairs(all_i32(pair));
+        const Operand weights[] = {first.weight, second.weight};
+        const B32 both = pair_of(weights);
         for (std::size_t d = 0; d < head_dim_; d += 16) {
             const I16 high = left32<16>(value16(head, second, d));
             const auto value = as_pairs(bit_or(value16(head, first, d), high));
@@ -182,16 +182,10 @@ class PagedKV {
     }
 
   private:
-    QM_INLINE static B32 both_of(const Bf16* pair) {
-        std::int32_t both;
-        std::memcpy(&both, pair, sizeof both);
-        return as_pairs(all_i32(both));
-    }
-
     // mask: the numbers that are multiplied. ahead: what is wanted in the cache.
     template <int kQueries, int kParts>
     QM_INLINE static void add_pair(const Bf16* from, Mask32 mask, const Bf16* ahead,
-                                          const Bf16* weights, std::size_t row_size,
+                                          const Operand* weights, std::size_t row_size,
                                           F16 (&sums)[kQueries][kParts]) {
         B32 value[kParts];
         QM_UNROLL
@@ -201,7 +195,7 @@ class PagedKV {
         }
         QM_UNROLL
         for (int q = 0; q < kQueries; ++q) {
-            const B32 both = both_of(weights + q * row_size);
+            const B32 both = pair_of(weights + q * row_size);
             QM_UNROLL
             for (int d = 0; d < kParts; ++d) sums[q][d] = dot(sums[q][d], value[d], both);
         }

@@ -93,8 +93,6 @@ class Weight {
 
 // The weights that come next, fetched while others are multiplied, in as many shares as there are
 // tiles of rows: all but the first tile find theirs in the cache, and memory would stand idle meanwhile.
-// Few tiles are quicker without: what is asked for by name waits in the first cache's few places for
-// lines to come, and the processor's own looking ahead, which has more of them, is out of work.
 class Ahead {
   public:
     // from: where the next panels begin; size: their bytes; lines: what a tile reads between two calls.
@@ -115,7 +113,12 @@ class Ahead {
     std::size_t step_;
 };
 
-constexpr std::size_t kTilesUnaided = 2;
+// So many tiles of rows, and fewer, are quicker without on AMD's Zen 5: what is asked for by name waits in
+// the first cache's few places for lines to come, and the processor's own looking ahead, which has more of
+// them, is out of work. On Intel's Cascade Lake any are quicker with it, a single row by a tenth.
+inline const bool kIsAmd = __builtin_cpu_is("amd");
+inline const std::size_t kTilesUnaided = kIsAmd ? 2 : 0;
+inline const std::size_t kIntTilesUnaided = kIsAmd ? 1 : 0;
 
 // Where a product's sums go: a matrix of `stride` columns, set or added to.
 struct Target {
@@ -152,7 +155,7 @@ constexpr int num_at_once(int width, int rows) { return kHas32Registers || rows 
 
 // Add the products of one pair of inputs.
 template <int kRows, int kPanels>
-QM_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t x_stride,
+QM_INLINE void add_pair(const std::uint32_t* weight, const Operand* x, std::size_t x_stride,
                                F16 (&sums)[kRows][kPanels]) {
     B32 columns[kPanels];
     QM_UNROLL
@@ -161,9 +164,7 @@ QM_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t 
     }
     QM_UNROLL
     for (int r = 0; r < kRows; ++r) {
-        std::int32_t pair;
-        std::memcpy(&pair, x + r * x_stride, sizeof pair);
-        const B32 both = as_pairs(all_i32(pair));
+        const B32 both = pair_of(x + r * x_stride);
         QM_UNROLL
         for (int n = 0; n < kPanels; ++n) sums[r][n] = dot(sums[r][n], columns[n], both);
     }
@@ -171,7 +172,7 @@ QM_INLINE void add_pair(const std::uint32_t* weight, const Bf16* x, std::size_t 
 
 // kPanels of the kWidth that stand together, from the first of `weight` on.
 template <int kRows, int kPanels, int kWidth>
-QM_KERNEL void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
+QM_KERNEL void multiply_tile(const std::uint32_t* weight, std::size_t pairs, const Operand* x,
                              std::size_t x_stride, const float* bias, const Target& to,
                              std::size_t num_outputs, Ahead ahead) {
     constexpr int kChains = num_chains(kWidth);
@@ -207,7 +208,7 @@ QM_KERNEL void multiply_tile(const std::uint32_t* weight, std::size_t pairs, con
 }
 
 template <int kPanels>
-void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x,
+void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Operand* x,
                    std::size_t x_stride, std::size_t num_rows, const float* bias,
                    const Target& to, std::size_t num_outputs) {
     constexpr int kMost = num_tile_rows(kPanels);
@@ -243,7 +244,7 @@ void multiply_rows(const std::uint32_t* weight, std::size_t pairs, const Bf16* x
 
 // The sums of panel groups [first, last). x: [num_rows, weight.row_size()], its rows `stride` apart;
 // to: [num_rows, weight.out()].
-inline void multiply_groups(const Weight& weight, std::size_t first, std::size_t last, const Bf16* x,
+inline void multiply_groups(const Weight& weight, std::size_t first, std::size_t last, const Operand* x,
                             std::size_t stride, std::size_t num_rows, const Target& to) {
     const std::size_t pairs = weight.pairs();
     for (std::size_t g = first; g < last; ++g) {
@@ -262,7 +263,7 @@ inline void multiply_groups(const Weight& weight, std::size_t first, std::size_t
 }
 
 // The whole product, by the team.
-inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t stride,
+inline void multiply(Team& team, const Weight& weight, const Operand* x, std::size_t stride,
                      std::size_t num_rows, const Target& to) {
     if (num_rows == 0) return;
     team.share(weight.num_groups(), [&](std::size_t first, std::size_t last) {
@@ -271,7 +272,7 @@ inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_
 }
 
 // x: [num_rows, weight.row_size()].
-inline void multiply(Team& team, const Weight& weight, const Bf16* x, std::size_t num_rows,
+inline void multiply(Team& team, const Weight& weight, const Operand* x, std::size_t num_rows,
                      const Target& to) {
     multiply(team, weight, x, weight.row_size(), num_rows, to);
 }

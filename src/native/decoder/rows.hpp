@@ -1,7 +1,7 @@
 // Arithmetic on rows of numbers: conversions, norms, activations, rotations.
 //
-// Numbers between the operations of a step are float32; what a product reads is bfloat16, rounded to
-// nearest. Every function gives a row the same bits whatever other rows stand beside it.
+// Numbers between the operations of a step are float32; what a product reads is an Operand, bfloat16
+// rounded to nearest. Every function gives a row the same bits whatever other rows stand beside it.
 #pragma once
 
 #include "simd.hpp"
@@ -21,9 +21,7 @@ inline float widen(Bf16 value) {
     return out;
 }
 
-QM_INLINE F16 widen16(const Bf16* from) {
-    return as_float(left32<16>(widen_u16(from)));
-}
+inline float widen(float value) { return value; }
 
 // e^x to about one unit in the last place of bfloat16's eight and then some; 0 below -87.
 // Cody-Waite reduction and a polynomial of degree 6 (Taylor's, on [-ln2/2, ln2/2]).
@@ -70,11 +68,11 @@ QM_INLINE F16 inverse_rms(const float* x, float eps, std::size_t size) {
 
 // x · inverse_rms(x) · weight.
 QM_KERNEL inline void rms_norm(const float* x, const float* weight, float eps, std::size_t size,
-                               Bf16* out) {
+                               Operand* out) {
     const F16 scale = inverse_rms(x, eps, size);
     for (std::size_t i = 0; i < size; i += 16) {
         const F16 v = mul(load(x + i), scale);
-        narrow16(out + i, mul(v, load(weight + i)));
+        put16(out + i, mul(v, load(weight + i)));
     }
 }
 
@@ -94,16 +92,17 @@ struct Rounded {
 };
 
 // size is a multiple of 16.
-QM_KERNEL inline Rounded round_to_int8(const Bf16* from, std::size_t size, std::int8_t* codes) {
+template <typename Number>
+QM_KERNEL inline Rounded round_to_int8(const Number* from, std::size_t size, std::int8_t* codes) {
     F16 largest = none_f();
     for (std::size_t i = 0; i < size; i += 16) {
-        largest = larger(largest, magnitude(widen16(from + i)));
+        largest = larger(largest, magnitude(take16(from + i)));
     }
     const float most = largest_of(largest);
     const F16 inverse = all(most > 0.0f ? 127.0f / most : 0.0f);
     I16 sum = none_i();
     for (std::size_t i = 0; i < size; i += 16) {
-        const I16 rounded = to_int(mul(widen16(from + i), inverse));
+        const I16 rounded = to_int(mul(take16(from + i), inverse));
         sum = add(sum, rounded);
         narrow_i8(codes + i, rounded);
     }
@@ -111,13 +110,13 @@ QM_KERNEL inline Rounded round_to_int8(const Bf16* from, std::size_t size, std::
 }
 
 // silu(gate) · up; size is a multiple of 16.
-QM_KERNEL inline void silu_times(const float* gates, const float* ups, std::size_t size, Bf16* out) {
+QM_KERNEL inline void silu_times(const float* gates, const float* ups, std::size_t size, Operand* out) {
     const F16 one = all(1.0f);
     for (std::size_t i = 0; i < size; i += 16) {
         const F16 gate = load(gates + i);
         const F16 bottom = add(one, exp16(sub(none_f(), gate)));
         const F16 activated = div(gate, bottom);
-        narrow16(out + i, mul(activated, load(ups + i)));
+        put16(out + i, mul(activated, load(ups + i)));
     }
 }
 
@@ -151,12 +150,10 @@ QM_KERNEL inline std::size_t argmax(const float* from, std::size_t size) {
     return std::size_t(smallest_of(is_top, best_at));
 }
 
-QM_KERNEL inline void narrow(const float* from, std::size_t size, Bf16* to) {
-    for (std::size_t i = 0; i < size; i += 16) narrow16(to + i, load(from + i));
-}
-
-QM_KERNEL inline void widen(const Bf16* from, std::size_t size, float* to) {
-    for (std::size_t i = 0; i < size; i += 16) store(to + i, widen16(from + i));
+// From one format to the other, or the same.
+template <typename From, typename To>
+QM_KERNEL inline void convert(const From* from, std::size_t size, To* to) {
+    for (std::size_t i = 0; i < size; i += 16) put16(to + i, take16(from + i));
 }
 
 }  // namespace quickmatch::QM_ISA

@@ -23,3 +23,35 @@ using Mask32 = std::uint32_t;
 #else
 #include "simd_avx2.hpp"
 #endif
+
+namespace quickmatch::QM_ISA {
+
+// What a product reads of its rows: bfloat16 where the processor multiplies pairs of it. Elsewhere
+// float32: a pair would have to be taken apart again for every output.
+#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+using Operand = Bf16;
+#else
+using Operand = float;
+#endif
+
+// Two neighbours, in every lane.
+QM_INLINE B32 pair_of(const Bf16* two) {
+    std::int32_t pair;
+    std::memcpy(&pair, two, sizeof pair);
+    return as_pairs(all_i32(pair));
+}
+#if QM_ISA_LEVEL != QM_LEVEL_AVX512_BF16
+QM_INLINE B32 pair_of(const float* two) { return {all(two[0]), all(two[1])}; }
+#endif
+
+QM_INLINE void put16(Bf16* to, F16 a) { narrow16(to, a); }
+QM_INLINE void put16(float* to, F16 a) { store(to, a); }
+QM_INLINE void put32(Bf16* to, F16 low, F16 high) { narrow32(to, low, high); }
+QM_INLINE void put32(float* to, F16 low, F16 high) {
+    store(to, low);
+    store(to + 16, high);
+}
+QM_INLINE F16 take16(const Bf16* from) { return as_float(left32<16>(widen_u16(from))); }
+QM_INLINE F16 take16(const float* from) { return load(from); }
+
+}  // namespace quickmatch::QM_ISA
