@@ -24,7 +24,7 @@
 
 namespace quickmatch::QM_ISA {
 
-constexpr std::size_t kIntTileRows = 4;    // 4 · 4 sums, as many totals waiting in memory
+constexpr std::size_t kIntTileRows = kHas32Registers ? 6 : 4;  // of sums; as many totals wait in memory
 constexpr std::size_t kLanes = 16;
 constexpr std::size_t kMostGrouped = 128;  // inputs whose sum is taken before it is scaled
 
@@ -314,7 +314,7 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
         const std::size_t size = panels.group * panels.num_scales * kPanels * kPanel * kBits / 8;
         const Ahead ahead(panels.data + size, num_tiles <= kIntTilesUnaided ? 0 : size, kPanels * kBits / 8, tile, num_tiles);
         const auto run = [&](auto count) {
-            constexpr int kRows = decltype(count)::value;
+            constexpr int kRows = std::min(decltype(count)::value, int(kIntTileRows));
             constexpr int kAtOnce = num_at_once(kPanels, kRows);
             for (int n = 0; n < kPanels; n += kAtOnce) {
                 const std::size_t column = n * kPanel;
@@ -327,7 +327,9 @@ void multiply_int_rows(const IntPanels& panels, const RoundedRows& rows, std::si
             case 1: run(std::integral_constant<int, 1>()); break;
             case 2: run(std::integral_constant<int, 2>()); break;
             case 3: run(std::integral_constant<int, 3>()); break;
-            default: run(std::integral_constant<int, 4>());
+            case 4: run(std::integral_constant<int, 4>()); break;
+            case 5: run(std::integral_constant<int, 5>()); break;
+            default: run(std::integral_constant<int, int(kIntTileRows)>());
         }
     }
 }

@@ -1,6 +1,7 @@
 """`quickmatch serve`: the gateway process, with an engine process for each local model."""
 
 import asyncio
+import importlib
 import socket
 import time
 from enum import StrEnum
@@ -185,18 +186,21 @@ async def _run(
     session: Session, listening: socket.socket, url: str, cache_ttl: float, deployment: str
 ) -> None:
     """Serve until a signal. Raises ConfigError if the deployment can't be served at all."""
+    from quickmatch.fleet import Fleet
+    from quickmatch.observe import Metrics, TraceWriter
+
+    store, metrics = session.store, Metrics()
+    fleet = Fleet(store, session.home, metrics=metrics, url=url)
+    await fleet.start()  # first: its engine loads while the rest of the server does
+    await asyncio.to_thread(_import_server)
     import uvicorn
 
     from quickmatch.caching import ExactCache, ExactCacheSettings
-    from quickmatch.fleet import Fleet
     from quickmatch.gateway import create_app
-    from quickmatch.observe import Metrics, TraceWriter
     from quickmatch.tuning.adapt import AdaptationLoop
     from quickmatch.tuning.adapt_jobs import StoredDraftJobs
 
-    store, metrics = session.store, Metrics()
     cache = ExactCache(store, ExactCacheSettings(ttl_s=cache_ttl)) if cache_ttl else None
-    fleet = Fleet(store, session.home, metrics=metrics, url=url)
     app = create_app(fleet, cache, TraceWriter(store, metrics))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
@@ -210,6 +214,12 @@ async def _run(
     failure, _ = await asyncio.gather(watching, adapting, return_exceptions=True)
     if isinstance(failure, ConfigError):
         raise failure
+
+
+def _import_server() -> None:
+    """Read the modules that only serving needs."""
+    for name in ("uvicorn", "quickmatch.gateway", "quickmatch.tuning.adapt_jobs"):
+        importlib.import_module(name)
 
 
 async def _watch(session: Session, name: str, url: str, server: "uvicorn.Server") -> None:
