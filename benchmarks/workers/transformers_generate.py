@@ -1,4 +1,4 @@
-"""transformers' `generate`, in option "dtype", with its default dynamic cache and SDPA attention."""
+"""transformers' `generate` in option "dtype", with its own dynamic cache and SDPA attention."""
 
 import os
 from typing import Any
