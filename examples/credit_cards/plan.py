@@ -89,6 +89,15 @@ def quick(plan: Plan) -> Plan:
     )
 
 
+def _usual_epochs(usual: Plan) -> int:
+    """Return 3 where training runs in float32: a step takes several times as long there."""
+    import torch  # seconds, which --help shall not take
+
+    from quickmatch.engine.precision import cpu_has
+
+    return usual.epochs if cpu_has(torch.bfloat16) or torch.cuda.is_available() else 3
+
+
 def parse_arguments(argv: list[str] | None = None) -> Plan:
     """Read the command line. Exits with a line of usage where it is wrong."""
     parser = argparse.ArgumentParser(
@@ -98,7 +107,9 @@ def parse_arguments(argv: list[str] | None = None) -> Plan:
     usual = Plan()
     parser.add_argument("--out", type=Path, default=usual.out, help="folder for the report")
     parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument("--epochs", type=int, default=usual.epochs)
+    parser.add_argument(
+        "--epochs", type=int, help="default: 5, or 3 on a processor without bfloat16"
+    )
     parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
     parser.add_argument("--batch-size", type=int, default=usual.batch_size)
     parser.add_argument(
@@ -115,7 +126,7 @@ def parse_arguments(argv: list[str] | None = None) -> Plan:
     plan = Plan(
         out=args.out,
         seed=args.seed,
-        epochs=args.epochs,
+        epochs=args.epochs or _usual_epochs(usual),
         learning_rate=args.learning_rate,
         batch_size=args.batch_size,
         teacher_url=args.teacher,
