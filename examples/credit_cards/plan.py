@@ -93,9 +93,11 @@ def _usual_epochs(usual: Plan) -> int:
     """Return 3 where training runs in float32: a step takes several times as long there."""
     import torch  # seconds, which --help shall not take
 
-    from quickmatch.engine.precision import cpu_has
+    from quickmatch.tuning.load import training_dtype
 
-    return usual.epochs if cpu_has(torch.bfloat16) or torch.cuda.is_available() else 3
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, _ = training_dtype("auto", device)
+    return 3 if dtype is torch.float32 else usual.epochs
 
 
 def parse_arguments(argv: list[str] | None = None) -> Plan:

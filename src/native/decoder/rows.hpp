@@ -1,7 +1,7 @@
 // Arithmetic on rows of numbers: conversions, norms, activations, rotations.
 //
-// Numbers between the operations of a step are float32; what a product reads is an Operand, bfloat16
-// rounded to nearest. Every function gives a row the same bits whatever other rows stand beside it.
+// Numbers between the operations of a step are float32; what a product reads is an Operand, where
+// that is bfloat16 rounded to nearest. Every function gives a row the same bits whatever other rows stand beside it.
 #pragma once
 
 #include "simd.hpp"

@@ -35,14 +35,15 @@ using Operand = float;
 #endif
 
 // Two neighbours, in every lane.
-QM_INLINE B32 pair_of(const Bf16* two) {
+QM_INLINE B32 pair_of(const Operand* two) {
+#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
     std::int32_t pair;
     std::memcpy(&pair, two, sizeof pair);
     return as_pairs(all_i32(pair));
-}
-#if QM_ISA_LEVEL != QM_LEVEL_AVX512_BF16
-QM_INLINE B32 pair_of(const float* two) { return {all(two[0]), all(two[1])}; }
+#else
+    return {all(two[0]), all(two[1])};
 #endif
+}
 
 QM_INLINE void put16(Bf16* to, F16 a) { narrow16(to, a); }
 QM_INLINE void put16(float* to, F16 a) { store(to, a); }

@@ -16,7 +16,6 @@ QM_INLINE F16 none_f() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 QM_INLINE I16 none_i() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 QM_INLINE F16 all(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 QM_INLINE I16 all_i32(std::int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
-QM_INLINE I16 all_i16(std::int16_t value) { return {_mm256_set1_epi16(value), _mm256_set1_epi16(value)}; }
 QM_INLINE I16 all_i8(std::int8_t value) { return {_mm256_set1_epi8(value), _mm256_set1_epi8(value)}; }
 QM_INLINE I16 counting() {
     return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};

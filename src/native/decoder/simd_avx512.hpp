@@ -12,7 +12,6 @@ QM_INLINE F16 none_f() { return _mm512_setzero_ps(); }
 QM_INLINE I16 none_i() { return _mm512_setzero_si512(); }
 QM_INLINE F16 all(float value) { return _mm512_set1_ps(value); }
 QM_INLINE I16 all_i32(std::int32_t value) { return _mm512_set1_epi32(value); }
-QM_INLINE I16 all_i16(std::int16_t value) { return _mm512_set1_epi16(value); }
 QM_INLINE I16 all_i8(std::int8_t value) { return _mm512_set1_epi8(value); }
 QM_INLINE I16 counting() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 // The same sixteen bytes in every quarter.

@@ -1,7 +1,6 @@
 """`quickmatch serve`: the gateway process, with an engine process for each local model."""
 
 import asyncio
-import importlib
 import socket
 import time
 from enum import StrEnum
@@ -20,6 +19,9 @@ from quickmatch.store.protocol import require
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from quickmatch.fleet import Fleet
+    from quickmatch.tuning.adapt import AdaptationLoop
 
 
 class Speculation(StrEnum):
@@ -187,26 +189,12 @@ async def _run(
 ) -> None:
     """Serve until a signal. Raises ConfigError if the deployment can't be served at all."""
     from quickmatch.fleet import Fleet
-    from quickmatch.observe import Metrics, TraceWriter
+    from quickmatch.observe import Metrics
 
-    store, metrics = session.store, Metrics()
-    fleet = Fleet(store, session.home, metrics=metrics, url=url)
-    await fleet.start()  # first: its engine loads while the rest of the server does
-    await asyncio.to_thread(_import_server)
-    import uvicorn
-
-    from quickmatch.caching import ExactCache, ExactCacheSettings
-    from quickmatch.gateway import create_app
-    from quickmatch.tuning.adapt import AdaptationLoop
-    from quickmatch.tuning.adapt_jobs import StoredDraftJobs
-
-    cache = ExactCache(store, ExactCacheSettings(ttl_s=cache_ttl)) if cache_ttl else None
-    app = create_app(fleet, cache, TraceWriter(store, metrics))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
+    fleet = Fleet(session.store, session.home, metrics=Metrics(), url=url)
+    await fleet.start()  # first: its engine loads while the rest of the server is read
+    server, loop = await asyncio.to_thread(_build_server, session, fleet, cache_ttl)
     watching = asyncio.create_task(_watch(session, deployment, url, server))
-    # Beside the fleet, which knows nothing of tuning: they meet in the store.
-    loop = AdaptationLoop(store, StoredDraftJobs(store, session.home))
     adapting = asyncio.create_task(loop.run())
     await server.serve(sockets=[listening])
     watching.cancel()
@@ -216,10 +204,24 @@ async def _run(
         raise failure
 
 
-def _import_server() -> None:
-    """Read the modules that only serving needs."""
-    for name in ("uvicorn", "quickmatch.gateway", "quickmatch.tuning.adapt_jobs"):
-        importlib.import_module(name)
+def _build_server(
+    session: Session, fleet: "Fleet", cache_ttl: float
+) -> tuple["uvicorn.Server", "AdaptationLoop"]:
+    """Return the HTTP server and the loop beside it; reading their modules takes a second."""
+    import uvicorn
+
+    from quickmatch.caching import ExactCache, ExactCacheSettings
+    from quickmatch.gateway import create_app
+    from quickmatch.observe import TraceWriter
+    from quickmatch.tuning.adapt import AdaptationLoop
+    from quickmatch.tuning.adapt_jobs import StoredDraftJobs
+
+    store = session.store
+    cache = ExactCache(store, ExactCacheSettings(ttl_s=cache_ttl)) if cache_ttl else None
+    app = create_app(fleet, cache, TraceWriter(store, fleet.metrics))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)
+    # The loop knows the fleet as little as the fleet knows tuning: they meet in the store.
+    return uvicorn.Server(config), AdaptationLoop(store, StoredDraftJobs(store, session.home))
 
 
 async def _watch(session: Session, name: str, url: str, server: "uvicorn.Server") -> None:

@@ -16,7 +16,7 @@ DRAFTERS = ("prediction", "suffix_local", "suffix_global", "head", "draft_model"
 class SpeculationCounts(BaseModel):
     """Sums over some time; see the engine's SpeculationStats for each field."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     num_verified: int = 0
     num_plain: int = 0

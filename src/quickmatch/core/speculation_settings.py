@@ -26,7 +26,7 @@ def _listed(value: Any) -> Any:
 class SpeculationSettings(BaseModel):
     """Settings of one deployment. None: the engine's default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     # the engine's: a change starts it again
     drafters: Annotated[tuple[str, ...] | None, BeforeValidator(_listed)] = None  # (): none

@@ -29,7 +29,7 @@ Phase = Literal["collecting", "training", "swapping", "watching"]
 class AdaptationEvent(BaseModel):
     """One step of the loop, for people and plots."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     at: float
     event: EventKind
@@ -43,7 +43,7 @@ class AdaptationEvent(BaseModel):
 class Window(BaseModel):
     """What speculation did since a time."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     since: float
     counts: SpeculationCounts = Field(default_factory=SpeculationCounts)
@@ -52,7 +52,7 @@ class Window(BaseModel):
 class HeadAdaptation(BaseModel):
     """Where the loop stands with one head: the base model's or an adapter's."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     phase: Phase = "collecting"
     since: float  # calls recorded after it are new
@@ -73,7 +73,7 @@ class HeadAdaptation(BaseModel):
 class Adaptation(BaseModel):
     """The whole state of one deployment's loop."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     note: str = ""  # why nothing can happen, with the remedy
     heads: dict[str, HeadAdaptation] = Field(default_factory=dict)  # by adapter name, "": base

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 class Document(BaseModel):
     """Base of all kinds. `id` is unique within the kind; `revision` counts its writes."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
     kind: ClassVar[str]
     indexed: ClassVar[tuple[str, ...]] = ()  # fields that filters use often
 
@@ -99,7 +99,7 @@ class JobState(StrEnum):
 class Progress(BaseModel):
     """How far a job is. Written by the job's process about once a second."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     step: int = 0
     total_steps: int = 0
@@ -189,7 +189,7 @@ class DeploymentState(StrEnum):
 class AdapterStatus(BaseModel):
     """What the fleet made of one desired adapter."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     version: int
     state: Literal["LOADING", "READY", "FAILED", "UNLOADING"]
@@ -201,7 +201,7 @@ class AdapterStatus(BaseModel):
 class DraftStatus(BaseModel):
     """What the fleet made of one desired head."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     draft: str  # "name@version"
     adapter: str = ""  # version id of the adapter that it drafts for, "" for the base model
@@ -242,7 +242,7 @@ class Deployment(Document):
 class Timings(BaseModel):
     """Milliseconds of one call, as the gateway saw them."""
 
-    model_config = ConfigDict(extra="forbid", defer_build=True)
+    model_config = ConfigDict(extra="forbid")
 
     queue_ms: float | None = None
     ttft_ms: float | None = None

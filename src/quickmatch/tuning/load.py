@@ -18,11 +18,11 @@ import torch
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.core.shipped import model_source
+from quickmatch.engine.precision import cpu_has
 from quickmatch.engine.quantization.folder import read_stored_format
 
 logger = logging.getLogger(__name__)
 _PLAIN_ATTENTION_TOKENS = 512
-_BF16_PROBES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # may move in torch
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ def training_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported():
             return torch.bfloat16, "the GPU computes bfloat16"
         return torch.float32, "the GPU has no bfloat16"
-    if any(getattr(torch.cpu, probe, bool)() for probe in _BF16_PROBES):
+    if cpu_has(torch.bfloat16):
         return torch.bfloat16, "the CPU multiplies bfloat16, twice as fast as float32"
     return torch.float32, "the CPU has no bfloat16 multiplication"
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from examples.credit_cards.applicants import simulate
@@ -247,3 +248,12 @@ def test_arguments_are_checked(
         with pytest.raises(SystemExit):
             parse_arguments(arguments)
         assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("dtype", "epochs"), [(torch.bfloat16, 5), (torch.float32, 3)])
+def test_takes_fewer_epochs_where_training_runs_in_float32(
+    dtype: torch.dtype, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quickmatch.tuning.load.training_dtype", lambda *_: (dtype, "a test"))
+    assert parse_arguments([]).epochs == epochs
+    assert parse_arguments(["--epochs", "7"]).epochs == 7
