@@ -246,6 +246,7 @@ def _reason(failure: Exception, subject: str) -> str:
 def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
     """Load the model, then run the loop; return the exit status."""
     started = monotonic()
+    gc.disable()  # collections while torch is read take an eighth of that time
     try:
         read_model_config(resolve_model(config.model))  # a wrong folder is told before torch loads
         from quickmatch.engine.runner import ModelRunner
@@ -262,8 +263,8 @@ def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
     engine = Engine(runner, config)
     if engine.speculator is not None:
         engine.speculator.measure_costs(config.max_num_seqs)
-    gc.collect()
-    gc.freeze()  # the model's objects stay; no later collection has to walk them
+    gc.freeze()  # all of this stays; no later collection has to walk it
+    gc.enable()
     channel.send([_ready(runner, load_s=monotonic() - started)])
     return EngineLoop(engine, channel, parent_pid).run()
 

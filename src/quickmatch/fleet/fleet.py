@@ -13,7 +13,6 @@ from quickmatch.core.settings import Home
 from quickmatch.fleet.backend import Backend
 from quickmatch.fleet.deployments import BackendFactory, Deployments, ReconcilerSettings
 from quickmatch.fleet.keeper import KeeperSettings
-from quickmatch.fleet.remote import RemoteBackend, RemoteSettings
 from quickmatch.fleet.router import Entry, Route, Router, Weights
 from quickmatch.observe.metrics import Metrics
 from quickmatch.store.documents import Deployment, Model, ModelKind
@@ -109,9 +108,12 @@ def default_factory(home: Home, store: Store) -> Callable[[Deployment, Model], B
     """Return the factory of real backends."""
 
     def make(deployment: Deployment, model: Model) -> Backend:
+        # Here and not above: an engine starts before httpx is read, which it does not need, and
+        # the embedded backend is the only way to the engine package.
         if model.model_kind is ModelKind.REMOTE:
+            from quickmatch.fleet.remote import RemoteBackend, RemoteSettings
+
             return RemoteBackend(RemoteSettings.of(model))
-        # Here and not above: the embedded backend is the only way to the engine package.
         from quickmatch.fleet.embedded import EmbeddedBackend
 
         source = deployment.speculation.get("draft_model")

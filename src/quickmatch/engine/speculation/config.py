@@ -25,7 +25,7 @@ class SpeculationConfig:
     # to a fifth faster where rows are nearly free (one caller), with much more work thrown away.
     min_path_probability: float = 0.5
     is_adaptive: bool = True  # False: draft as deep as allowed whatever it costs (for comparison)
-    calibration_s: float = 0.5  # at most so long is spent at start to measure what a step costs
+    calibration_s: float = 0.4  # at most so long is spent at start to measure what a step costs
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.drafters if name not in DRAFTERS]
