@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,13 +24,15 @@ from quickmatch.core.settings import Home
 from quickmatch.engine.client import EngineClient
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
-from quickmatch.engine.text.stream import TextStream
 from quickmatch.engine.wire import Generate, Tokens
 from quickmatch.fleet.backend import Target
 from quickmatch.fleet.embedded_config import choice_sampling, engine_config
-from quickmatch.fleet.embedded_text import ModelText, Prompt, check_fits
 from quickmatch.fleet.merge import merge
 from quickmatch.store.documents import Deployment, Model
+
+if TYPE_CHECKING:
+    from quickmatch.engine.text.stream import TextStream
+    from quickmatch.fleet.embedded_text import ModelText, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class _Tally:
     rejected_prediction_tokens: int = 0
     queue_s: float | None = None
 
-    def add(self, text: TextStream) -> None:
+    def add(self, text: "TextStream") -> None:
         """Count a choice that has ended. The prompt is the same for all of them."""
         self.completion_tokens += text.num_tokens
         self.accepted_prediction_tokens += text.num_accepted_prediction_tokens
@@ -120,14 +122,12 @@ class EmbeddedBackend:
     async def start(self) -> None:
         """Start the engine and load the adapters that it had. Raises ModelLoadError."""
         folder = await asyncio.to_thread(resolve_model, self._config.model)
-        if self._text is None:
-            self._text = await asyncio.to_thread(ModelText.from_folder, folder)
         speculation = self._config.speculation
         if speculation.draft_model:
             draft = await asyncio.to_thread(resolve_model, speculation.draft_model)
             speculation = replace(speculation, draft_model=str(draft))
         config = replace(self._config, model=str(folder), speculation=speculation)
-        client = await self._start_engine(config, self._run_dir, on_exit=self._exited)
+        client = await self._start_beside_text(config, folder)
         self._life = _Life(client)
         for adapter, path in list(self._adapters.items()):
             try:
@@ -142,7 +142,7 @@ class EmbeddedBackend:
         if self._text is None:
             raise Unavailable("the engine is not loaded yet; try again in a moment")
         prompt = await self._text.encode(call)
-        check_fits(prompt, call, self._client().ready.max_model_len)
+        prompt.check_fits(call, self._client().ready.max_model_len)
         while True:
             has_begun = False
             try:
@@ -204,6 +204,23 @@ class EmbeddedBackend:
 
     # ---- inside
 
+    async def _start_beside_text(self, config: EngineConfig, folder: Path) -> EngineClient:
+        """Start the engine, and meanwhile read the text side if that has not been read."""
+        starting = asyncio.ensure_future(
+            self._start_engine(config, self._run_dir, on_exit=self._exited)
+        )
+        await asyncio.sleep(0)  # the process first: it has more to read
+        try:
+            if self._text is None:
+                self._text = await asyncio.to_thread(_read_text, folder)
+            return await starting
+        except BaseException:
+            starting.cancel()
+            (client,) = await asyncio.gather(starting, return_exceptions=True)
+            if not isinstance(client, BaseException):
+                await client.close()
+            raise
+
     def _client(self) -> EngineClient:
         if self._life is None:
             raise Unavailable("the engine is not running; try again in a moment")
@@ -225,7 +242,7 @@ class EmbeddedBackend:
         return True
 
     async def _attempt(
-        self, call: Call, target: Target, prompt: Prompt
+        self, call: Call, target: Target, prompt: "Prompt"
     ) -> AsyncGenerator[Delta | Usage, None]:
         client, tally = self._client(), _Tally()
         choices = [
@@ -246,7 +263,7 @@ class EmbeddedBackend:
         client: EngineClient,
         call: Call,
         target: Target,
-        prompt: Prompt,
+        prompt: "Prompt",
         index: int,
         tally: _Tally,
     ) -> AsyncGenerator[Delta, None]:
@@ -270,6 +287,13 @@ class EmbeddedBackend:
                 if text.is_finished:
                     break
         tally.add(text)
+
+
+def _read_text(folder: Path) -> "ModelText":
+    # Here and not above: tokenizers and templates are read while the engine starts.
+    from quickmatch.fleet.embedded_text import ModelText
+
+    return ModelText.from_folder(folder)
 
 
 async def _reached(client: EngineClient, request: Generate) -> AsyncGenerator[Tokens, None]:

@@ -2,7 +2,7 @@
 
 Owns one model's text side. Runs in the gateway's process, so long texts are tokenized in a
 thread and the event loop goes on. Knows no engine process.
-Invariant: a prompt that passes `check_fits` has room for what the caller asked for.
+Invariant: a prompt that passes `Prompt.check_fits` has room for what the caller asked for.
 """
 
 import asyncio
@@ -27,6 +27,32 @@ class Prompt:
     token_ids: list[int]
     echo: str = ""
     prediction_token_ids: list[int] = field(default_factory=list)
+
+    def check_fits(self, call: Call, max_model_len: int) -> None:
+        """Refuse what cannot be served. Token ids and the KV memory the engine checks itself.
+
+        Raises ContextTooLong with the numbers and the remedy, InvalidRequest.
+        """
+        num_prompt, num_new = len(self.token_ids), call.sampling.max_tokens
+        if not num_prompt:
+            raise InvalidRequest("the prompt is empty; send at least one token", param="prompt")
+        if call.echo and call.sampling.logprobs is not None:
+            raise InvalidRequest(
+                "echo with logprobs is not supported: the prompt's are not computed; "
+                "leave one of them out",
+                param="echo",
+            )
+        if num_prompt + (num_new or 1) <= max_model_len:
+            return
+        asked = f" and max_tokens {num_new}" if num_new is not None else ""
+        remedy = "shorten the prompt"
+        if num_prompt < max_model_len:
+            remedy = f"lower max_tokens to {max_model_len - num_prompt} or {remedy}"
+        raise ContextTooLong(
+            f"the prompt's {num_prompt} tokens{asked} do not fit the context of {max_model_len} "
+            f"tokens; {remedy}",
+            param="messages" if call.endpoint == "chat" else "prompt",
+        )
 
 
 class ModelText:
@@ -88,30 +114,3 @@ def _check_grammar(grammar: Grammar) -> None:
     from quickmatch.engine.text.grammar_source import check_grammar  # 50 ms that few calls need
 
     check_grammar(grammar)
-
-
-def check_fits(prompt: Prompt, call: Call, max_model_len: int) -> None:
-    """Refuse what cannot be served. Token ids and the KV memory the engine checks itself.
-
-    Raises ContextTooLong with the numbers and the remedy, InvalidRequest.
-    """
-    num_prompt, num_new = len(prompt.token_ids), call.sampling.max_tokens
-    if not num_prompt:
-        raise InvalidRequest("the prompt is empty; send at least one token", param="prompt")
-    if call.echo and call.sampling.logprobs is not None:
-        raise InvalidRequest(
-            "echo with logprobs is not supported: the prompt's are not computed; "
-            "leave one of them out",
-            param="echo",
-        )
-    if num_prompt + (num_new or 1) <= max_model_len:
-        return
-    asked = f" and max_tokens {num_new}" if num_new is not None else ""
-    remedy = "shorten the prompt"
-    if num_prompt < max_model_len:
-        remedy = f"lower max_tokens to {max_model_len - num_prompt} or {remedy}"
-    raise ContextTooLong(
-        f"the prompt's {num_prompt} tokens{asked} do not fit the context of {max_model_len} "
-        f"tokens; {remedy}",
-        param="messages" if call.endpoint == "chat" else "prompt",
-    )

@@ -386,3 +386,15 @@ def test_a_draft_model_is_a_name_or_a_folder() -> None:
     assert engine_config(model, {}, {"draft_model": "/f"}).speculation.draft_model == "/f"
     with pytest.raises(ConfigError, match="of kind draft; name a small base model"):
         engine_config(model, {}, {"draft_model": "head"}, draft_model=head)
+
+
+async def test_an_engine_that_has_started_ends_where_the_text_side_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    folder = make_model(tmp_path / "tiny")
+    (folder / "tokenizer.json").write_text("{}")
+    made = Started(folder, tmp_path)
+    with pytest.raises(ModelLoadError, match="tokenizer"):
+        await made.backend.start()
+    assert [engine.is_alive for engine in made.engines] == [False]
+    assert not made.backend.is_ready
