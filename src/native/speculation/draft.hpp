@@ -12,8 +12,8 @@ namespace quickmatch::speculation {
 using Token = std::int64_t;
 using Source = std::uint8_t;  // the values of tree.py's Source
 
-constexpr std::size_t kNumSources = 5;
-constexpr Source kFirstModelSource = 3;  // this one and those behind it run a model
+constexpr std::size_t kNumSources = 6;
+constexpr Source kFirstModelSource = 4;  // this one and those behind it run a model
 
 inline bool is_model(Source source) { return source >= kFirstModelSource; }
 

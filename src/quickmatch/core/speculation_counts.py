@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-DRAFTERS = ("prediction", "suffix_local", "suffix_global", "head", "draft_model")
+DRAFTERS = ("prediction", "suffix_local", "suffix_global", "grammar", "head", "draft_model")
 
 
 class SpeculationCounts(BaseModel):

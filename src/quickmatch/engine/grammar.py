@@ -2,8 +2,9 @@
 
 Owns compiled grammars and, for each sequence that has one, how far its output has got in it. The
 sampler asks for the tokens that may follow (`allowed`), so a draft's token that the grammar does
-not know is never chosen; the speculator has drafts cut to what can be chosen at all (`cut`). Both
-look at output and path only, so an output is the same with and without drafts.
+not know is never chosen; the speculator has drafts cut to what can be chosen at all (`cut`), and
+drafts what the grammar leaves no choice about (`forced`). All look at output and path only, so an
+output is the same with and without drafts.
 
 Compiling and matching are llguidance's. Its matcher never raises: what goes wrong is kept in it,
 and told by `error`.
@@ -22,6 +23,7 @@ from quickmatch.engine.speculation.tree import DraftTree
 from quickmatch.engine.text.grammar_source import refused, source_of
 from quickmatch.engine.text.tokenizer import Tokenizer
 
+_RECENT_TOKENS = 8  # in front of forced text, by which it is cut into tokens
 MAX_COMPILED = 128  # grammars that are kept; the one used longest ago is compiled again
 
 
@@ -59,7 +61,7 @@ class Grammars:
         if grammar not in self._compiled:
             self.put(grammar, self.read(grammar))
         self._compiled.move_to_end(grammar)
-        return GrammarState(self._compiled[grammar].deep_copy())
+        return GrammarState(self._compiled[grammar].deep_copy(), self._own_tokenizer())
 
     def _own_tokenizer(self) -> LLTokenizer:
         with self._making:
@@ -81,8 +83,9 @@ class Grammars:
 class GrammarState:
     """How far one sequence's output has got. Output is only ever appended to."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer) -> None:
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._num_matched = 0  # tokens
 
     @property
@@ -111,6 +114,20 @@ class GrammarState:
                 num_valid = self._matcher.validate_tokens([tree.token_ids[i] for i in path])
                 kept.update(path[:num_valid])
         return tree if len(kept) == len(tree) else tree.keep(sorted(kept))
+
+    def forced(self, output: Sequence[int]) -> list[int]:
+        """Return how the tokenizer would write the text that has to come next, if any has to.
+
+        The model may write it in other tokens. The end of the text is left out where the tokens
+        hang on what comes behind it.
+        """
+        self._follow(output)
+        text = self._matcher.compute_ff_bytes()
+        if not text:
+            return []
+        recent = list(output[-_RECENT_TOKENS:])
+        token_ids, _ = self._tokenizer.tokenize_partial(text, recent_tokens=recent)
+        return list(token_ids)
 
     def _follow(self, output: Sequence[int], path: Sequence[int] = ()) -> None:
         behind = self._num_matched - len(output)

@@ -72,6 +72,24 @@ def test_a_draft_is_cut_to_what_may_follow() -> None:
     assert not len(state.cut(ids("1"), DraftTree.chain(ids("54"), [1, 1], Source.HEAD)))
 
 
+def test_what_a_grammar_leaves_no_choice_about_is_foretold() -> None:
+    keys = Grammar(
+        "json_schema",
+        json.dumps({"properties": {"account": {}, "rate": {}}, "required": ["account", "rate"]}),
+    )
+    made = grammars()
+    state = made.start(keys)
+    assert state.forced(ids('{"')) == ids("account")  # its quote may be part of another token
+    assert state.forced(ids('{"account')) == []
+    assert state.error is None
+    first, *others = ids("account")
+    assert made.start(keys).forced([*ids('{"'), first]) == others
+    assert made.start(keys).forced(ids('{"account": 1')) == []
+    assert grammars().start(Grammar("regex", "[0-9]+")).forced([]) == []
+    over = grammars().start(Grammar("regex", "abc"))
+    assert over.forced(ids("abc")) == []
+
+
 @pytest.mark.parametrize(
     ("grammar", "good", "bad"),
     [

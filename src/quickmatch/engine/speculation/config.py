@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quickmatch.core.errors import ConfigError
 
-DRAFTERS = ("prediction", "suffix", "head", "draft_model")
+DRAFTERS = ("prediction", "suffix", "grammar", "head", "draft_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ controller) nor whether it holds (verify.py). With no draft worth its cost it pr
 the step is the plain one.
 
 A step's proposal: the drafters that cost microseconds first (the caller's prediction, the suffix
-index); then, only where the controller expects to gain by it, those that run a model; then the
+index, what a grammar forces); then, only where the controller expects to gain by it, those that run a model; then the
 controller merges and prunes all sequences' trees together.
 """
 
@@ -27,6 +27,7 @@ from quickmatch.engine.speculation.timing import timed_steps
 from quickmatch.engine.speculation.tree import Draft, DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
+_FORCED = 0.9  # how likely the model is to write forced text in the tokenizer's own tokens
 _WATCHED_OF = 16  # sequences of which a head that is not in use is told of one; of more each...
 _WATCHED_OF_MOST = 256  # ...time that it showed nothing
 _WATCHED_AFTER_CHANGE = 16  # sequences that every new head is told of
@@ -88,6 +89,7 @@ class Speculator:
         )
         self._has_suffix = "suffix" in config.drafters
         self._has_prediction = "prediction" in config.drafters
+        self._has_grammar = "grammar" in config.drafters
         self._predictions: dict[int, PredictionDrafter] = {}
         self._num_told: dict[int, int] = {}  # output tokens that the suffix index has, by sequence
         self._num_drafted_behind: dict[int, int] = {}  # tokens, when a model drafted last
@@ -169,6 +171,8 @@ class Speculator:
         if self._has_suffix:
             self._tell_suffix(sequence)
             drafts.append(self._suffix.draft(sequence.id, self._config.max_draft_tokens))
+        if self._has_grammar and sequence.sample.grammar is not None:
+            drafts.append(_forced(sequence, self._config.max_depth))
         cut = [_cut(draft, sequence) for draft in drafts]
         return [draft for draft in cut if len(draft)]
 
@@ -365,6 +369,13 @@ def _cut(draft: Draft, sequence: Sequence) -> Draft:
     if grammar is not None:
         tree = grammar.cut(sequence.sample.output_token_ids, tree)
     return tree
+
+
+def _forced(sequence: Sequence, max_tokens: int) -> DraftTree:
+    """Return what the sequence's grammar leaves no choice about, as a chain."""
+    assert sequence.sample.grammar is not None
+    token_ids = sequence.sample.grammar.forced(sequence.sample.output_token_ids)[:max_tokens]
+    return DraftTree.chain(token_ids, [_FORCED] * len(token_ids), Source.GRAMMAR)
 
 
 def _request(sequence: Sequence) -> DraftRequest:

@@ -20,8 +20,9 @@ class Source(IntEnum):
     PREDICTION = 0  # the caller's `prediction`
     SUFFIX_LOCAL = 1  # the request's own prompt and output
     SUFFIX_GLOBAL = 2  # past outputs of the tenant
-    HEAD = 3
-    DRAFT_MODEL = 4
+    GRAMMAR = 3  # what structured output leaves no choice about
+    HEAD = 4
+    DRAFT_MODEL = 5
 
 
 MODEL_SOURCES = (Source.HEAD, Source.DRAFT_MODEL)  # those that run a model

@@ -190,7 +190,7 @@ def test_what_is_no_draft_is_refused() -> None:
 
     assessor = native.Assessor(max_depth=4, floor=0.1)
     wrong = [{"parent": 0}, {"parent": -2}, {"confidence": 1.5}, {"confidence": -0.1}]
-    wrong += [{"source": 5}, {"source": -1}, {"feature": 65}, {"feature": -1}]
+    wrong += [{"source": 6}, {"source": -1}, {"feature": 65}, {"feature": -1}]
     for one in wrong:
         with pytest.raises(IndexError):
             assessor.gather([1], [[tree(**one)]], 0, 1, None)
