@@ -5,8 +5,8 @@ controller) nor whether it holds (verify.py). With no draft worth its cost it pr
 the step is the plain one.
 
 A step's proposal: the drafters that cost microseconds first (the caller's prediction, the suffix
-index, what a grammar forces); then, only where the controller expects to gain by it, those that run a model; then the
-controller merges and prunes all sequences' trees together.
+index, what a grammar forces); then, only where the controller expects to gain by it, those that
+run a model; then the controller merges and prunes all sequences' trees together.
 """
 
 from collections.abc import Iterable
