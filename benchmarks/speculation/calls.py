@@ -50,16 +50,16 @@ class Encoder:
     def raw(self, texts: Iterable[str]) -> list[Call]:
         """Encode openings of prose: no chat format, the text goes on by itself."""
         limit = MAX_TOKENS[PROSE]
-        return [Call(PROSE, tuple(self._ids(text)), limit) for text in texts]
+        return [Call(PROSE, tuple(self.ids(text)), limit) for text in texts]
 
     def _call(self, item: Item) -> Call:
         text = self._tokenizer.apply_chat_template(
             list(item.messages), add_generation_prompt=True, tokenize=False
         )
-        prediction = tuple(self._ids(item.prediction)) if item.prediction else ()
-        return Call(item.workload, tuple(self._ids(text)), item.max_tokens, prediction)
+        prediction = tuple(self.ids(item.prediction)) if item.prediction else ()
+        return Call(item.workload, tuple(self.ids(text)), item.max_tokens, prediction)
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 

@@ -48,9 +48,10 @@ def prepare(bench: Bench) -> None:
         draft = _generic_draft(bench)
         workload = credit_items(bench.plan)
         for section, recipe in ((CREDIT, CREDIT_RECIPE), (CREDIT_DEEP, DEEP_RECIPE)):
-            if section == CREDIT or {section, CREDIT_WIDE} & set(bench.plan.sections):
-                target = make_target(recipe, workload.train, bench.screen)
-                num_past = bench.plan.num_past
+            if section != CREDIT and not {section, CREDIT_WIDE} & set(bench.plan.sections):
+                continue
+            target = make_target(recipe, workload.train, bench.screen)
+            num_past = bench.plan.num_past
             streams = _streams(bench, section, target, [workload], num_past)
             head = _head(bench, target, streams.past_items, _HEAD_SETTINGS)
             bench.parts[section] = Parts(target, head, draft)

@@ -76,6 +76,8 @@ class Accounts:
         num_emitted: int,
         draft_s: float,
         step_s: float,
+        told_s: float,
+        num_told: int,
         is_decode_only: bool,
     ) -> None:
         """Take in what a step took; see Controller.stepped."""
@@ -90,12 +92,14 @@ class Accounts:
         if is_decode_only:
             figures.num_emitted += num_emitted
             figures.busy_s += step_s + draft_s
-            self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s)
+            self._learn_cost(step, num_seqs, num_rows, num_emitted, step_s - told_s)
+            if num_told:
+                self.host.told(told_s / self._costs.factor, num_told)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
             own = step.num_decoding + step.num_verified_nodes
             if step.num_decoding and num_rows > own:
-                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s)
+                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s - told_s)
         if step.num_decoding and not step.is_deciding:
             usual_s = host_s / self._costs.factor
             self.host.add(usual_s, has_drafts=step.num_asked > 0, has_plan=step.plan is not None)

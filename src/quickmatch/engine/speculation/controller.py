@@ -238,7 +238,9 @@ class Controller:
         """Tell whether drafting pays, the host's own time for it included."""
         num_seqs = step.num_decoding
         seconds = self._costs.step_s(num_seqs, num_seqs + num_nodes) + step.planned_s
-        host_s = self._host.of_drafts_s + (0.0 if step.plan is None else self._host.of_model_s)
+        host_s = self._host.of_drafts_s
+        if step.plan is not None:
+            host_s += self._host.of_model_s + self._host.of_telling_s(num_seqs)
         seconds += host_s * self._costs.factor
         tokens = num_seqs + self._assessor.gain(num_nodes)
         is_worth = num_nodes > 0 and tokens / seconds > num_seqs / plain_s
@@ -300,12 +302,13 @@ class Controller:
         draft_s: float,
         step_s: float,
         told_s: float = 0.0,
+        num_told: int = 0,
         is_decode_only: bool = True,
     ) -> None:
         """Learn what a step took. draft_s: making and choosing drafts; step_s: all the rest.
 
         num_seqs, num_rows: of the step as it ran; it is plain if they are equal. told_s: of
-        step_s, what heads took that were told of it.
+        step_s, what heads took that were told of num_told sequences.
         """
         step = self._step or self._open()
         self._accounts.stepped(
@@ -315,12 +318,17 @@ class Controller:
             num_emitted=num_emitted,
             draft_s=draft_s,
             step_s=step_s,
+            told_s=told_s,
+            num_told=num_told,
             is_decode_only=is_decode_only,
         )
         if is_decode_only and self._config.is_adaptive:
             rate, seconds = num_seqs / self._costs.plain_s(num_seqs), step_s + draft_s
             self._rests.stepped(
-                num_seqs=num_seqs, num_tokens=num_emitted, num_plain_tokens=rate * seconds
+                num_seqs=num_seqs,
+                num_tokens=num_emitted,
+                num_plain_tokens=rate * seconds,
+                is_trial=self._model.is_on and self._worth.is_on_trial(num_seqs),
             )
             if not self._worth.may_draft(num_seqs):
                 seconds -= told_s

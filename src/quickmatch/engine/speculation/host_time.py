@@ -1,7 +1,8 @@
-"""What drafting takes of a step's time on the host, beside the models: asking, weighing, merging.
+"""What drafting takes of a step's time beside the drafts themselves and what verifies them.
 
-Owns three running means: of steps for which nothing was drafted, of those with cheap drafts, and of
-those in which a model drafted, too. Taken of the steps between full decisions, which are most.
+Owns running means: of the host's time for asking, weighing and merging, in steps for which nothing
+was drafted, in those with cheap drafts, and in those in which a model drafted, too (all of the
+steps between full decisions, which are most); and of telling heads of a sequence's rows.
 """
 
 _KEPT = 31 / 32  # of a mean, from one step to the next
@@ -14,6 +15,7 @@ class HostTime:
         self._idle_s = 0.0
         self._drafts_s = 0.0
         self._model_s = 0.0
+        self._told_s = 0.0  # a sequence
 
     def add(self, seconds: float, *, has_drafts: bool, has_plan: bool) -> None:
         """Take in what a step took before it ran, the model drafter's passes left out."""
@@ -23,6 +25,14 @@ class HostTime:
             self._drafts_s = _moved(self._drafts_s, seconds)
         else:
             self._idle_s = _moved(self._idle_s, seconds)
+
+    def told(self, seconds: float, num_seqs: int) -> None:
+        """Take in what telling heads of so many sequences took."""
+        self._told_s = _moved(self._told_s, seconds / num_seqs)
+
+    def of_telling_s(self, num_seqs: int) -> float:
+        """Return what heads take to be told of a step; 0 before any was timed."""
+        return self._told_s * num_seqs
 
     @property
     def of_drafts_s(self) -> float:

@@ -53,7 +53,8 @@ class ModelPlanner:
             for place, (i, ratio) in enumerate(zip(sequence_ids, ratios, strict=True))
             if i in drafted_for
         ]
-        self._model.host_s = self._host.of_model_s * self._costs.factor
+        beside_s = self._host.of_model_s + self._host.of_telling_s(len(sequence_ids))
+        self._model.beside_s = beside_s * self._costs.factor
         found = self._model.plan(
             self._costs, outlook, candidates, now=now, is_searching=is_searching
         )

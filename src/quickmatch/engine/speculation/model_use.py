@@ -58,7 +58,7 @@ class ModelUse:
     def __init__(self, promises: Promises, max_depth: int, max_nodes: int) -> None:
         self._promises, self._max_nodes = promises, max_nodes
         self._depths = [d for d in _DEPTHS if d < max_depth] + [max_depth]
-        self.host_s = 0.0  # of a step in which it drafts, beside the drafting
+        self.beside_s = 0.0  # of a step in which it drafts: the host's time, heads that are told
         self._drafting: dict[int, dict[int, Estimate]] = {}  # seconds, by batch and depth
         self._known_s: dict[tuple[int, int], float] = {}  # by rows and depth, until the next
         self.renew()
@@ -207,7 +207,7 @@ class ModelUse:
         nodes = min(width * depth, self._max_nodes)
         before, added = sum(outlook.nodes), sum([nodes - outlook.nodes[i] for _, i in taken])
         tokens = num_seqs + sum(outlook.gains) + sum([gain for gain, _ in taken])
-        fixed_s = outlook.extra_s + self.host_s
+        fixed_s = outlook.extra_s + self.beside_s
         fixed_s += self.drafting_s(costs, len(taken) * width, depth)
         num_rows = num_seqs + max(before + added, 1)
         rate = tokens / (costs.step_s(num_seqs, num_rows) + fixed_s)

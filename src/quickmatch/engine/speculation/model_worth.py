@@ -126,6 +126,10 @@ class ModelWorth:
         state = self._state(num_seqs)
         return not (state.is_on_trial or state.is_worth)
 
+    def is_on_trial(self, num_seqs: int) -> bool:
+        """Return whether there is no verdict yet."""
+        return self._state(num_seqs).is_on_trial
+
     def rested(self, num_seqs: int) -> None:
         """Take in a step for which nothing was asked; a verdict ends with time."""
         state = self._state(num_seqs)

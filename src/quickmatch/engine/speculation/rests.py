@@ -123,11 +123,16 @@ class Rests:
         self._num_judged += 1
         self._num_right += is_right
 
-    def stepped(self, *, num_seqs: int, num_tokens: int, num_plain_tokens: float) -> None:
-        """Take in a step that was no rest: its tokens, and those of plain decoding in its time."""
+    def stepped(
+        self, *, num_seqs: int, num_tokens: int, num_plain_tokens: float, is_trial: bool = False
+    ) -> None:
+        """Take in a step that was no rest: its tokens, and those of plain decoding in its time.
+
+        is_trial: a model was asked, or not, to compare; what that loses is no reason for a rest.
+        """
         gain = (num_tokens - num_plain_tokens) / num_seqs
-        if not self._is_free:
-            self._saved = max(min(self._saved + gain, _MOST_SAVED), -self._bound)
+        least = 0.0 if self._is_free else -self._bound
+        self._saved = max(min(self._saved + gain, _MOST_SAVED), least)
         if self.is_looking:
             self._look_cost += (min(max(-gain, 0.0), _MOST_SAVED / _UNASKED) - self._look_cost) / 4
             self._looked()
@@ -136,6 +141,8 @@ class Rests:
             return
         self._awake_left = max(0, self._awake_left - 1)
         self._is_free = self._is_free and self._awake_left > 0
+        if is_trial:
+            return
         self._num_steps += 1
         self._tokens += num_tokens
         self._plain_tokens += num_plain_tokens
@@ -143,7 +150,7 @@ class Rests:
             return
         if self._tokens >= _MARGIN * self._plain_tokens:
             self._bound = _LEAST_OWED
-        elif not self._awake_left:
+        elif not self._awake_left and self._saved <= 0.0:
             self._bound = min(2 * self._bound, _MOST_OWED)
             self._rest()
         self._begin_window()

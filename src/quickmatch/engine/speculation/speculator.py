@@ -239,6 +239,7 @@ class Speculator:
             draft_s=draft_s,
             step_s=step_s,
             told_s=told_s,
+            num_told=sum(span.is_watched for span in spans) if told_s else 0,
             is_decode_only=is_decode_only,
         )
 

@@ -309,3 +309,27 @@ def test_a_step_may_ask_for_nothing_or_be_cut_short() -> None:
         one.stepped(num_seqs=1, num_rows=1, num_emitted=0, draft_s=1e-4, step_s=2e-3)
         one.verified(turn, None, [], [5])
     assert one.figures().num_verified == 0
+
+
+def test_what_heads_take_to_be_told_is_the_models_price_and_not_the_drafts() -> None:
+    # Guards: cheap drafts that seem dear because a head was told of their steps.
+    tables = []
+    for told_s in (0.0, 2e-3):
+        costs = CostTable()
+        costs.observe(2, 2, 2e-3)
+        one = Controller(costs, SpeculationConfig())
+        for _ in range(40):
+            one.choose([1, 2], [[suffix(2)], [suffix(2)]], max_rows=40)
+            one.stepped(
+                num_seqs=2,
+                num_rows=6,
+                num_emitted=6,
+                draft_s=0.0,
+                step_s=3e-3 + told_s,
+                told_s=told_s,
+                num_told=2 if told_s else 0,
+            )
+        assert one.figures().busy_s == pytest.approx(40 * (3e-3 + told_s))
+        tables.append(costs.step_s(2, 6))
+        assert one._host.of_telling_s(2) == pytest.approx(told_s / costs.factor, rel=0.2)
+    assert tables[0] == pytest.approx(tables[1])

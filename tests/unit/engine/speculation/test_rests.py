@@ -54,6 +54,27 @@ def test_it_does_not_rest_where_drafting_pays() -> None:
     assert not rests.is_resting
 
 
+def test_a_bad_window_ends_in_a_rest_only_once_the_winnings_are_gone() -> None:
+    rests = Rests()
+    awake(rests, 5 * WINDOW, gain=1.5)  # as many plain steps as the account holds: 24
+    awake(rests, 3 * WINDOW, gain=0.7)  # 21.6 of them lost
+    assert not rests.is_resting
+    awake(rests, WINDOW, gain=0.7)
+    assert rests.is_resting
+
+
+def test_what_a_models_trial_loses_is_no_reason_for_a_rest() -> None:
+    rests = Rests()
+    awake(rests, NEWS - WINDOW, gain=1.0)
+    for _ in range(10 * WINDOW):
+        assert not rests.begin_step() or rests.is_sampling
+        rests.stepped(num_seqs=100, num_tokens=80, num_plain_tokens=100.0, is_trial=True)
+    assert not rests.is_resting or rests.is_sampling
+    rest(rests)
+    awake(rests, WINDOW, gain=1.0)  # the same steps without one bring nothing
+    assert rests.is_resting
+
+
 def test_looks_lose_a_small_share_of_the_time_whatever_they_cost_and_promise() -> None:
     for gain, is_right in ((0.5, False), (-3.0, False), (0.2, True)):
         rests, lost, steps = tired(), 0.0, 0
@@ -185,3 +206,6 @@ def test_host_time_is_what_each_kind_of_draft_adds() -> None:
     host.add(5.0, has_drafts=True, has_plan=False)
     host.add(9.0, has_drafts=True, has_plan=True)
     assert (host.of_drafts_s, host.of_model_s) == (3.0, 4.0)
+    assert host.of_telling_s(8) == 0.0
+    host.told(6.0, 3)
+    assert host.of_telling_s(8) == 16.0
