@@ -106,17 +106,26 @@ class ModelUse:
         return seconds * costs.factor
 
     def _find_drafting(self, num_rows: int, depth: int) -> float:
-        """What a drafting takes before its first level is much of it: a line, not a multiple."""
         wanted = _batch(num_rows)
-        nearest = min(self._drafting, key=lambda b: (abs(b - wanted), b))
-        scale = sqrt(max(1.0, _BATCHES[wanted] / _BATCHES[nearest]))  # rows batch well
-        points = [(d, one.value) for d, one in sorted(self._drafting[nearest].items())]
+        nearest, *others = sorted(self._drafting, key=lambda b: (abs(b - wanted), b))
+        seconds, rows = self._at_depth(nearest, depth), _BATCHES[nearest]
+        if nearest == wanted:
+            return seconds
+        if not others:
+            return seconds * sqrt(max(1.0, _BATCHES[wanted] / rows))  # rows batch well, or do not
+        slope = (seconds - self._at_depth(others[0], depth)) / (rows - _BATCHES[others[0]])
+        slope = min(max(slope, 0.0), seconds / (1 + rows))
+        return seconds + slope * (_BATCHES[wanted] - rows)
+
+    def _at_depth(self, batch: int, depth: int) -> float:
+        """What a drafting takes before its first level is much of it: a line, not a multiple."""
+        points = [(d, one.value) for d, one in sorted(self._drafting[batch].items())]
         below = [point for point in points if point[0] <= depth][-1:]
         above = [point for point in points if point[0] > depth][:1]
         if below and above:
-            return interpolate(below + above, depth) * scale
+            return interpolate(below + above, depth)
         known, seconds = (below or above)[0]
-        return seconds * (_FIXED_LEVELS + depth) / (_FIXED_LEVELS + known) * scale
+        return seconds * (_FIXED_LEVELS + depth) / (_FIXED_LEVELS + known)
 
     # ---- the decision
 

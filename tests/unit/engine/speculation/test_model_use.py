@@ -126,6 +126,25 @@ def test_what_a_drafting_takes_is_a_line_through_the_depths_that_were_timed(
     assert 0.42e-3 / 5 < alone.drafting_s(costs, 1, 1) / costs.factor < 0.42e-3
 
 
+@pytest.mark.parametrize(
+    ("one_s", "eight_s", "four_s", "most_s"),
+    [
+        (0.2e-3, 0.9e-3, 0.5e-3, 3.3e-3),  # a row more takes 0.1 ms
+        (0.8e-3, 0.8e-3, 0.8e-3, 0.8e-3),  # nothing: its weights are what takes the time
+        (0.9e-3, 0.5e-3, 0.5e-3, 0.5e-3),  # a slow moment, not a gain
+    ],
+)
+def test_what_many_take_goes_on_as_from_one_batch_to_the_next(
+    one_s: float, eight_s: float, four_s: float, most_s: float, costs: CostTable
+) -> None:
+    use = ModelUse(Promises(16), 16, 24)
+    for _ in range(3):
+        use.drafted(ModelPlan((), 4, 1, 4), 1, one_s, 1.0)
+        use.drafted(ModelPlan((), 4, 1, 4), 8, eight_s, 1.0)
+    for num_rows, seconds in ((1, one_s), (4, four_s), (8, eight_s), (32, most_s)):
+        assert use.drafting_s(costs, num_rows, 4) == pytest.approx(seconds * costs.factor)
+
+
 def test_another_drafter_is_believed_but_not_timed_anew(costs: CostTable) -> None:
     # Guards: a new head judged by the old one's promises, or thought to draft for nothing.
     use = use_with(0.0, pass_s=0.3e-3)
