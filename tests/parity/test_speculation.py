@@ -88,6 +88,7 @@ def answer(engine: Engine, requests: list[Generate], at_once: int) -> dict[str, 
         while waiting and engine.scheduler.num_live < at_once:
             assert engine.add(waiting.pop(0)) is None
         for event in engine.step():
+            assert event.error is None
             tokens[event.request_id] += event.token_ids
     engine.scheduler.check_integrity()
     assert engine.stats().num_blocks_used == 0

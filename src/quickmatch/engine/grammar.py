@@ -61,7 +61,8 @@ class Grammars:
         if grammar not in self._compiled:
             self.put(grammar, self.read(grammar))
         self._compiled.move_to_end(grammar)
-        return GrammarState(self._compiled[grammar].deep_copy(), self._own_tokenizer())
+        matcher = self._compiled[grammar].deep_copy()
+        return GrammarState(matcher, self._own_tokenizer(), self._eos_token_ids)
 
     def _own_tokenizer(self) -> LLTokenizer:
         with self._making:
@@ -83,9 +84,13 @@ class Grammars:
 class GrammarState:
     """How far one sequence's output has got. Output is only ever appended to."""
 
-    def __init__(self, matcher: LLMatcher, tokenizer: LLTokenizer) -> None:
+    def __init__(
+        self, matcher: LLMatcher, tokenizer: LLTokenizer, eos_token_ids: Sequence[int]
+    ) -> None:
         self._matcher = matcher
         self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._has_ended = False  # an accepted draft held the end, which the matcher is not told
         self._num_matched = 0  # tokens
 
     @property
@@ -101,7 +106,7 @@ class GrammarState:
         path: chosen tokens behind the output, which will be part of it.
         """
         self._follow(output, path)
-        return self._matcher.compute_bitmask()
+        return self._only_the_end() if self._has_ended else self._matcher.compute_bitmask()
 
     def cut(self, output: Sequence[int], tree: DraftTree) -> DraftTree:
         """Return the part of a draft that the grammar allows."""
@@ -132,6 +137,16 @@ class GrammarState:
     def _follow(self, output: Sequence[int], path: Sequence[int] = ()) -> None:
         behind = self._num_matched - len(output)
         new = [*output[self._num_matched :], *path[max(0, behind) :]]
+        end = next((i for i, one in enumerate(new) if one in self._eos_token_ids), None)
+        if end is not None:
+            # A finished matcher takes nothing more, its end neither: that would be an error.
+            new, self._has_ended = new[:end], True
         if new:
             self._matcher.consume_tokens(new)
             self._num_matched += len(new)
+
+    def _only_the_end(self) -> bytes:
+        mask = bytearray(len(self._matcher.compute_bitmask()))
+        for token_id in self._eos_token_ids:
+            mask[token_id // 8] |= 1 << token_id % 8
+        return bytes(mask)

@@ -72,6 +72,16 @@ def test_a_draft_is_cut_to_what_may_follow() -> None:
     assert not len(state.cut(ids("1"), DraftTree.chain(ids("54"), [1, 1], Source.HEAD)))
 
 
+def test_behind_an_end_that_a_draft_foretold_there_is_only_the_end() -> None:
+    # Guards: an answer that is whole and yet an error, since a finished matcher takes no token.
+    for grammar, text in ((Grammar("regex", "ab?c"), "ac"), (ANY_OBJECT, "{}")):
+        state = grammars().start(grammar)
+        out = ids(text)
+        assert 2 in members(state.allowed(out[:1], out[1:]))
+        assert members(state.allowed(out[:1], [*out[1:], 2])) == set(EOS)
+        assert state.error is None
+
+
 def test_what_a_grammar_leaves_no_choice_about_is_foretold() -> None:
     keys = Grammar(
         "json_schema",
