@@ -35,7 +35,6 @@ class ModelPlanner:
         sequence_ids: list[int],
         able: list[int],
         *,
-        num_other_rows: int,
         now: int,
         is_searching: bool,
     ) -> ModelPlan | None:
@@ -43,10 +42,9 @@ class ModelPlanner:
 
         able: ids of those that the model can draft for. is_searching: look at other ways, too.
         """
-        extra_s = num_other_rows * self._costs.other_row_s if num_other_rows else 0.0
-        costs = self._costs.of_step(len(sequence_ids), extra_s)
+        costs = self._costs.of_step(len(sequence_ids), 0.0)
         tokens_per_s, gains, nodes, ratios = self._assessor.outlook(costs)
-        outlook = Outlook(tokens_per_s, gains, nodes, extra_s, self._assessor.gain)
+        outlook = Outlook(tokens_per_s, gains, nodes, self._assessor.gain)
         drafted_for = set(able)
         candidates = [
             (place, ratio)
