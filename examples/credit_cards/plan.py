@@ -89,15 +89,15 @@ def quick(plan: Plan) -> Plan:
     )
 
 
-def _usual_epochs(usual: Plan) -> int:
-    """Return 3 where training runs in float32: a step takes several times as long there."""
+def _usual() -> Plan:
+    """Return the plan; shorter where training runs in float32: a step takes twice as long there."""
     import torch  # seconds, which --help shall not take
 
     from quickmatch.tuning.load import training_dtype
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype, _ = training_dtype("auto", device)
-    return 3 if dtype is torch.float32 else usual.epochs
+    return replace(Plan(), epochs=3, draft_steps=70) if dtype is torch.float32 else Plan()
 
 
 def parse_arguments(argv: list[str] | None = None) -> Plan:
@@ -125,10 +125,12 @@ def parse_arguments(argv: list[str] | None = None) -> Plan:
         parser.error("--teacher and --teacher-model go together")
     if args.teacher and not os.environ.get(KEY_VARIABLE):
         parser.error(f"--teacher needs its key in the environment: export {KEY_VARIABLE}=…")
-    plan = Plan(
+    usual = _usual()
+    plan = replace(
+        usual,
         out=args.out,
         seed=args.seed,
-        epochs=args.epochs or _usual_epochs(usual),
+        epochs=args.epochs or usual.epochs,
         learning_rate=args.learning_rate,
         batch_size=args.batch_size,
         teacher_url=args.teacher,

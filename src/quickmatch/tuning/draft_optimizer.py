@@ -4,16 +4,15 @@ Owns the two optimizers and the ratio of their rates. Muon's step changes a matr
 of its own size whatever its width, so one rate serves heads of every width; AdamW's falls with it.
 On the shipped model Muon was after 31 steps beyond what AdamW alone, at its best rate, reached
 after 63 (docs/lab-notes.md).
-
-Source: Muon, https://kellerjordan.github.io/posts/muon.
 """
 
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from quickmatch.tuning.draft_head import DraftHead
+from quickmatch.tuning.muon import Muon
 
 LEARNING_RATE = 0.1  # of the matrices, at its highest
 _VOCAB_RATE_TIMES_WIDTH = 25.6  # AdamW's rate ÷ Muon's: a tenth for a state of 256 numbers
@@ -30,7 +29,7 @@ class HeadOptimizer:
         for name, parameter in head.named_parameters():
             is_matrix = parameter.dim() == 2 and name != "lm_head.weight"
             (matrices if is_matrix else rest).append(parameter)
-        self._muon: Optimizer = Muon(matrices, lr=0.0, weight_decay=_WEIGHT_DECAY)
+        self._muon: Optimizer = Muon(matrices, weight_decay=_WEIGHT_DECAY)
         self._adamw: Optimizer = AdamW(rest, lr=0.0, betas=(0.9, 0.95), weight_decay=_WEIGHT_DECAY)
         self._parameters = [*matrices, *rest]
         self._ratio = _VOCAB_RATE_TIMES_WIDTH / head.config.hidden_size

@@ -27,6 +27,7 @@ from quickmatch.tuning.batches import collate, epoch_batches, ordered_batches
 from quickmatch.tuning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from quickmatch.tuning.encode import Encoded
 from quickmatch.tuning.load import Loaded, quiet_peft
+from quickmatch.tuning.lora_product import fuse_lora
 from quickmatch.tuning.loss import weighted_sums
 from quickmatch.tuning.plan import Plan
 from quickmatch.tuning.settings import SftSettings
@@ -120,6 +121,7 @@ class SftRun:
             self._parameters.values(), lr=0.0, weight_decay=self.settings.optimizer_weight_decay
         )
         self.loaded.model.train()
+        fuse_lora(self.loaded.model)
         found = load_checkpoint(self.folder, self.run_key)
         if found is None:
             self.state = Checkpoint(0, self.run_key, {}, {}, torch.get_rng_state())
