@@ -115,6 +115,7 @@ def model(
         import_adapter,
         import_draft,
         is_adapter_folder,
+        is_draft_folder,
     )
 
     check_name(name, "model")
@@ -123,7 +124,7 @@ def model(
     with open_session() as session:
         if session.store.get(Model, name) is not None:
             raise Conflict(f"a model named {name!r} exists; delete it first or choose another name")
-        if kind is ModelKind.DRAFT:
+        if kind is ModelKind.DRAFT or (kind is None and path and is_draft_folder(path)):
             made = import_draft(session, name, path, base_model, adapter)
         elif path and (base_model or is_adapter_folder(path)):
             made = import_adapter(session, name, path, base_model)

@@ -1,5 +1,6 @@
 """Registering models: base models from a folder or hub id, adapters and drafts made elsewhere."""
 
+import json
 import re
 import shutil
 import time
@@ -11,6 +12,8 @@ from quickmatch.core.ids import check_name
 from quickmatch.core.shipped import model_source
 from quickmatch.store.documents import Model, ModelKind
 from quickmatch.store.protocol import require
+
+_OF_HEADS = {"draft_vocab_size", "eagle_config", "speculators_model_type"}  # in config.json
 
 
 def ensure_model(session: Session, source: str, name: str = "") -> Model:
@@ -97,6 +100,15 @@ def import_draft(
 def is_adapter_folder(path: str) -> bool:
     """Whether `path` is a folder that PEFT saved."""
     return (Path(path) / "adapter_config.json").is_file()
+
+
+def is_draft_folder(path: str) -> bool:
+    """Whether `path` is a folder of a head, as EAGLE-3's or speculators' training writes it."""
+    try:
+        raw = json.loads((Path(path) / "config.json").read_text())
+    except (OSError, ValueError):
+        return False  # of another kind, or told in full by whoever reads it
+    return isinstance(raw, dict) and not raw.keys().isdisjoint(_OF_HEADS)
 
 
 def _register(session: Session, source: str, name: str) -> Model:

@@ -102,7 +102,7 @@ def test_a_head_made_elsewhere_comes_in_and_goes_out(run: Run, head: Path, tmp_p
 
     from quickmatch.engine.speculation.head_folder import read_head
 
-    where = ["--path", str(head), "--kind", "draft", "--base-model", SHIPPED_MODEL]
+    where = ["--path", str(head), "--base-model", SHIPPED_MODEL]  # its kind is seen from its files
     made = run("create", "model", "guest", *where, "-o", "json").json
     assert (made["model_kind"], made["base_model"], made["version"]) == ("draft", SHIPPED_MODEL, 1)
     assert Path(made["path"]).is_dir()
