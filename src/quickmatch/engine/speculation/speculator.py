@@ -28,9 +28,11 @@ from quickmatch.engine.speculation.tree import Draft, DraftTree, Source
 from quickmatch.engine.wire import DraftSourceStats, SpeculationStats
 
 _FORCED = 0.9  # how likely the model is to write forced text in the tokenizer's own tokens
-_WATCHED_OF = 16  # sequences of which a head that is not in use is told of one; of more each...
-_WATCHED_OF_MOST = 256  # ...time that it showed nothing
-_WATCHED_AFTER_CHANGE = 16  # sequences that every new head is told of
+# Sequences of which a head that is not in use is told of one, of more each time that it showed
+# nothing. Odd, and a prime in the end: calls often come by turns, and each turn is to be met.
+_WATCHED_OF, _WATCHED_OF_MOST = 17, 257
+_WATCHED_AFTER_CHANGE = 16  # sequences that every new head is told of...
+_WATCHED_AFTER_USE = 8  # ...and one that was in use: a call that suits it may be the next
 
 
 class DraftRunner(Protocol):
@@ -193,6 +195,8 @@ class Speculator:
         plan = self._controller.wants_model(ids, trees, able=[ids[i] for i in able])
         if plan is None:
             return
+        if not plan.is_trial:
+            self._num_to_watch = max(self._num_to_watch, _WATCHED_AFTER_USE)
         places = [i for i in able if ids[i] in plan.sequence_ids]
         num_behind = sum(self._catch_up(sequences[i]) for i in places)
         started = self._clock()
@@ -305,7 +309,7 @@ class Speculator:
             sequence.is_watched = self._num_unwatched >= self._watched_of
             if sequence.is_watched:
                 self._num_unwatched = 0
-                self._watched_of = min(2 * self._watched_of, _WATCHED_OF_MOST)
+                self._watched_of = min(2 * self._watched_of - 1, _WATCHED_OF_MOST)
 
     def _tell_suffix(self, sequence: Sequence) -> None:
         """Tell the index what the sequence has emitted since it was told last."""

@@ -1,9 +1,14 @@
 """What the speculator does by itself: timing steps at the start, and whom a head is told of."""
 
+import pytest
+
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.engine.speculation.kept_rows import DraftRequest
+from quickmatch.engine.speculation.model_use import ModelPlan
+from quickmatch.engine.speculation.tree import DraftTree
 from quickmatch.engine.wire import Generate
 from tests.unit.engine.fake_runner import FakeRunner
 from tests.unit.engine.speculation.simulation import cpu_cost
@@ -36,6 +41,9 @@ def test_steps_are_timed_beside_each_other() -> None:
 class WithHead(FakeRunner):
     """Has a model drafter for whoever is watched; it drafts nothing."""
 
+    def draft(self, requests: list[DraftRequest], **_: object) -> list[DraftTree]:
+        return [DraftTree() for _ in requests]
+
     def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:  # noqa: ARG002
         return is_watched
 
@@ -62,3 +70,57 @@ def test_a_head_in_use_may_end_a_rest_with_every_new_request() -> None:
     controller._rests.is_resting = True
     controller._rests._saved = -1.0
     assert not is_watched("b")
+
+
+def ask(engine: Engine, name: str, max_tokens: int = 4) -> bool:
+    """Have a request come; return whether a head is told of it."""
+    params = SamplingParams(max_tokens=max_tokens)
+    engine.add(Generate(request_id=name, prompt_token_ids=[1, 2], sampling=params))
+    found = engine.scheduler.find(name)
+    assert found is not None
+    return found.is_watched
+
+
+def watched_of(engine: Engine, count: int) -> list[int]:
+    """Let so many requests come and go at once; return which of them a head was told of."""
+    places = []
+    for place in range(count):
+        if ask(engine, f"request {place}"):
+            places.append(place)
+        engine.cancel(f"request {place}")
+    return places
+
+
+def test_calls_that_come_by_turns_are_all_met() -> None:
+    # Guards: a head told of every sixteenth request, of which every fourth is one that it cannot do.
+    engine = Engine(WithHead(), EngineConfig(model="fake"))
+    assert engine.speculator is not None
+    engine.speculator._num_to_watch = 0
+    engine.speculator._controller._rests.is_resting = True
+    engine.speculator._controller._rests._saved = -100.0
+    places = watched_of(engine, 1200)
+    assert 4 <= len(places) <= 16
+    for num_turns in (2, 3, 4, 5):
+        assert {place % num_turns for place in places} == set(range(num_turns)), places
+
+
+def test_a_head_that_was_in_use_is_told_of_the_next_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Guards: one call that does not suit it, and the head misses those that do.
+    engine = Engine(WithHead(), EngineConfig(model="fake"))
+    assert engine.speculator is not None
+    controller = engine.speculator._controller
+    controller._model.is_on = True
+    engine.speculator._num_to_watch = 0
+    assert ask(engine, "drafted for", max_tokens=8)
+
+    def plan(ids: list[int], *_: object, **__: object) -> ModelPlan:
+        return ModelPlan(tuple(ids), 1, 1, 1)
+
+    monkeypatch.setattr(controller, "wants_model", plan)
+    while engine.has_work:
+        engine.step()
+    engine.speculator._num_unwatched = 0
+    controller._model.is_on = False
+    assert watched_of(engine, 12) == list(range(8))
