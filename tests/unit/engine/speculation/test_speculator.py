@@ -92,7 +92,7 @@ def watched_of(engine: Engine, count: int) -> list[int]:
 
 
 def test_calls_that_come_by_turns_are_all_met() -> None:
-    # Guards: a head told of every sixteenth request, of which every fourth is one that it cannot do.
+    # Guards: every sixteenth request watched, which is always the same caller of four.
     engine = Engine(WithHead(), EngineConfig(model="fake"))
     assert engine.speculator is not None
     engine.speculator._num_to_watch = 0
