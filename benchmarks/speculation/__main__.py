@@ -20,9 +20,10 @@ from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.calls import Encoder
 from benchmarks.speculation.drift import measure_drift
 from benchmarks.speculation.host import measure_host_costs
-from benchmarks.speculation.plan import CREDIT_SECTIONS, Plan, parse_arguments
+from benchmarks.speculation.plan import CREDIT_SECTIONS, ROLLBACK, Plan, parse_arguments
 from benchmarks.speculation.plots import write_plots
 from benchmarks.speculation.prepare import prepare
+from benchmarks.speculation.rollback import measure_rollback
 from benchmarks.speculation.sections import (
     measure_credit,
     measure_exactness,
@@ -52,6 +53,8 @@ def measure(report: Report, plan: Plan, *, only_prepare: bool, is_whole: bool) -
         measure_host_costs(bench)
     if "drift" in plan.sections:
         measure_drift(bench)
+    if ROLLBACK in plan.sections:
+        measure_rollback(bench)
     report.ceilings = measure_ceilings().or_better(before).as_json()
     write_plots(report, bench.folder)
 

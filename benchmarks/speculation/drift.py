@@ -21,7 +21,8 @@ import httpx
 from benchmarks.contender import LOGS
 from benchmarks.rows import Bar, Row, at_least, single
 from benchmarks.speculation.bench import Bench
-from benchmarks.speculation.drift_rates import Counters, Window, mean, recovered_at
+from benchmarks.speculation.drift_rates import Window, mean, recovered_at
+from benchmarks.speculation.live import Client
 from benchmarks.speculation.plots import write_drift_plot
 from benchmarks.speculation.targets import MIXED_ROWS
 from benchmarks.speculation.workloads import CODE_EDITS, Item, NoData, edits, from_files
@@ -29,13 +30,10 @@ from examples.credit_cards.product import Product, StageError
 from examples.credit_cards.screen import Screen
 from quickmatch.core.errors import QuickmatchError
 from quickmatch.store.adaptation import AdaptationEvent
-from quickmatch.store.documents import Deployment
-from quickmatch.store.protocol import require
 
 FIRST, SECOND = CODE_EDITS, "intent_json"
 _MODEL = "target"
 _WINDOW = 10  # calls between two looks at the counters
-_REPORT_S = 0.3  # the engine reports four times a second while it is busy
 _DONE = ("kept", "rolled_back", "failed")
 _MOST_CALLS = 5000
 _SETTLED = 3  # windows that tell where a rate stands
@@ -103,7 +101,7 @@ def _run(bench: Bench, product: Product) -> Course:
     product.run("create", "model", _MODEL, "--path", str(parts.target))
     course = Course()
     with product.serving(_MODEL, lambda: False, *_OPTIONS) as url:
-        client = Client(url, product)
+        client = Client(url, product.store, _MODEL)
         _phase(course, client, first, plan.drift_calls[0], plan.drift_s[0], bench.screen)
         course.switch = course.num_calls
         _phase(course, client, second, plan.drift_calls[1], plan.drift_s[1], bench.screen)
@@ -114,7 +112,7 @@ def _run(bench: Bench, product: Product) -> Course:
 
 def _phase(
     course: Course,
-    client: "Client",
+    client: Client,
     items: Sequence[Item],
     least: int,
     within_s: float,
@@ -134,44 +132,6 @@ def _phase(
             is_late = time.monotonic() - began > within_s
             if is_late or (is_settled and num_done >= least):
                 return
-
-
-class Client:
-    """One caller, and a reader of the server's counters."""
-
-    def __init__(self, url: str, product: Product) -> None:
-        self._http = httpx.Client(base_url=url, timeout=120.0, trust_env=False)
-        self._metrics_url = url.removesuffix("/v1") + "/metrics"
-        self._store = product.store
-        self._before = Counters()
-
-    def window(self, items: Sequence[Item], num_before: int) -> Window:
-        """Send calls one after the other; return their rates."""
-        num_tokens, seconds = 0, 0.0
-        for item in items:
-            started = time.perf_counter()
-            num_tokens += self._call(item)
-            seconds += time.perf_counter() - started
-        time.sleep(_REPORT_S)
-        now = Counters.read(self._http.get(self._metrics_url).text)
-        window = now.since(self._before).window(num_before + len(items), num_tokens / seconds)
-        self._before = now
-        return window
-
-    def events(self) -> list[AdaptationEvent]:
-        """Return what the adaptation loop has done."""
-        return require(self._store, Deployment, _MODEL).adaptation.events
-
-    def _call(self, item: Item) -> int:
-        body = {
-            "model": _MODEL,
-            "messages": list(item.messages),
-            "max_tokens": item.max_tokens,
-            "temperature": 0.0,
-        }
-        reply = self._http.post("/chat/completions", json=body)
-        reply.raise_for_status()
-        return int(reply.json()["usage"]["completion_tokens"])
 
 
 def _rows(course: Course) -> list[Row]:

