@@ -27,6 +27,7 @@ class StepRecord:
     num_asked: int = 0
     num_decoding: int = 0
     num_verified: int = 0
+    num_verified_nodes: int = 0
     num_verified_tokens: int = 0
     num_tried: int = 0  # first tokens of a model on trial that were judged
     num_right: int = 0
@@ -63,6 +64,7 @@ class Accounts:
         """Take in a verification, by which so many tokens were chosen."""
         self.figures.add_verified(tree, accepted)
         step.num_verified += 1
+        step.num_verified_nodes += len(tree.token_ids)
         step.num_verified_tokens += num_tokens
 
     def stepped(
@@ -95,6 +97,9 @@ class Accounts:
                 self.host.told(told_s / self._costs.factor, num_told)
         else:
             figures.num_emitted += num_plain + step.num_verified_tokens
+            own = step.num_decoding + step.num_verified_nodes
+            if step.num_decoding and num_rows > own:
+                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s - told_s)
         if step.num_decoding and not step.is_deciding:
             usual_s = host_s / self._costs.factor
             self.host.add(usual_s, has_drafts=step.num_asked > 0, has_plan=step.plan is not None)

@@ -8,9 +8,9 @@ A step, in this order (what is not needed is left out):
 
     begin_step() -> bool                                  True: a rest; then rested(…) ends it
     should_draft(id) -> bool                              each sequence that could draft cheaply
-    wants_model(ids, trees, able=…)                       if a model drafter is loaded
+    wants_model(ids, trees, able=…, num_other_rows=…)     if a model drafter is loaded
     model_drafted(num_seqs=…, depth=…, seconds=…)         if it was asked
-    choose(ids, trees, max_rows=…)                        or choose_none(ids) where no tree is
+    choose(ids, trees, num_other_rows=…, max_rows=…)      or choose_none(ids) where no tree is
     verified(id, tree, accepted, token_ids, scope="")     each decoding sequence, drafted or not
     stepped(num_seqs=…, num_rows=…, num_emitted=…, draft_s=…, step_s=…, is_decode_only=…)
 
@@ -19,9 +19,6 @@ loaded, figures() for /metrics.
 
 Invariant: a step for which everything is None costs what plain decoding costs, and what is spent
 only to learn is on an allowance (trials.py).
-
-Rows of prompts that run in the same step are left out of what it costs: they run once, however few
-steps the decoding takes, so no token more saves them.
 
 Source: Θ is goodput, expected tokens over measured time, as in docs/architecture.md.
 """
@@ -148,6 +145,7 @@ class Controller:
         trees: list[list[Draft]],
         *,
         able: list[int],
+        num_other_rows: int = 0,
     ) -> ModelPlan | None:
         """Return for which sequences and how deep to have a model draft; None: not in this step.
 
@@ -169,6 +167,7 @@ class Controller:
             step.plan = self._planner.best(
                 sequence_ids,
                 able,
+                num_other_rows=num_other_rows,
                 now=self._now,
                 is_searching=step.is_deciding,
             )
@@ -198,6 +197,7 @@ class Controller:
         sequence_ids: list[int],
         trees: list[list[Draft]],
         *,
+        num_other_rows: int = 0,
         max_rows: int,
     ) -> list[DraftTree | None]:
         """Return for each sequence the tree to verify, or None; all None is the plain step.
@@ -210,13 +210,18 @@ class Controller:
         if not step.is_gathered or step.plan is not None:
             self._gather(step, sequence_ids, trees)
         if self._config.is_adaptive:
-            chosen = self._choose(step, max_rows)
+            chosen = self._choose(step, num_other_rows, max_rows)
         else:
             chosen = self._assessor.choose_all(max_rows, self._config.max_draft_tokens)
         return [None if columns is None else DraftTree(*columns) for columns in chosen]
 
-    def _choose(self, step: StepRecord, max_rows: int) -> list[TreeColumns | None]:
-        costs = self._costs.of_step(step.num_decoding, step.planned_s)
+    def _choose(
+        self, step: StepRecord, num_other_rows: int, max_rows: int
+    ) -> list[TreeColumns | None]:
+        extra_s = step.planned_s
+        if num_other_rows:
+            extra_s += num_other_rows * self._costs.other_row_s
+        costs = self._costs.of_step(step.num_decoding, extra_s)
         num_nodes, chosen = self._assessor.choose(
             costs,
             1.0 if self._is_drafting else MARGIN,

@@ -126,7 +126,7 @@ class StepCosts(NamedTuple):
     stairs: Points  # (num_rows, seconds) at every edge above the number of sequences
     factor: float  # on the seconds of all stairs
     plain_s: float  # of the step without drafts
-    extra_s: float  # of this step beside the target's rows: drafting
+    extra_s: float  # of this step beside the target's rows: drafting, rows of prompts
 
 
 class CostTable:
@@ -142,6 +142,7 @@ class CostTable:
         self._pace = 0.0
         self._factor = 1.0  # exp of the pace
         self._now = 0
+        self._other_row = Estimate()
 
     # ---- what was measured
 
@@ -163,6 +164,13 @@ class CostTable:
             self._pace += _PACE_RATE * surprise
             self._factor = exp(self._pace)
         self._plain_s.clear()
+
+    def observe_mixed(
+        self, num_seqs: int, num_rows: int, num_other_rows: int, seconds: float
+    ) -> None:
+        """Take in the time of a step that also ran `num_other_rows` rows of prompts."""
+        extra_s = seconds - self.step_s(num_seqs, num_rows)
+        self._other_row.add(max(extra_s, 1e-7) / num_other_rows)
 
     # ---- what a step will cost
 
@@ -216,6 +224,13 @@ class CostTable:
     def of_step(self, num_seqs: int, extra_s: float) -> StepCosts:
         """Return the costs of a step that takes extra_s beside the target's rows."""
         return StepCosts(self._fit(num_seqs), self._factor, self.plain_s(num_seqs), extra_s)
+
+    @property
+    def other_row_s(self) -> float:
+        """Seconds that one row of a prompt adds to a step."""
+        if self._other_row.count:
+            return self._other_row.value
+        return _FREE_ROW * self.plain_s(1)
 
     # ---- the rising line
 

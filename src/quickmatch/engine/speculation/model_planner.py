@@ -35,6 +35,7 @@ class ModelPlanner:
         sequence_ids: list[int],
         able: list[int],
         *,
+        num_other_rows: int,
         now: int,
         is_searching: bool,
     ) -> ModelPlan | None:
@@ -42,9 +43,10 @@ class ModelPlanner:
 
         able: ids of those that the model can draft for. is_searching: look at other ways, too.
         """
-        costs = self._costs.of_step(len(sequence_ids), 0.0)
+        extra_s = num_other_rows * self._costs.other_row_s if num_other_rows else 0.0
+        costs = self._costs.of_step(len(sequence_ids), extra_s)
         tokens_per_s, gains, nodes, ratios = self._assessor.outlook(costs)
-        outlook = Outlook(tokens_per_s, gains, nodes, self._assessor.gain)
+        outlook = Outlook(tokens_per_s, gains, nodes, extra_s, self._assessor.gain)
         drafted_for = set(able)
         candidates = [
             (place, ratio)

@@ -48,6 +48,7 @@ class Outlook:
     tokens_per_s: float
     gains: list[float]  # by sequence: expected accepted tokens of its other drafts
     nodes: list[int]  # by sequence: their rows
+    extra_s: float  # on top of the table: rows of prompts
     gain: Callable[[int], float]  # accepted tokens expected of so many nodes, the likeliest
 
 
@@ -215,7 +216,8 @@ class ModelUse:
         nodes = min(width * depth, self._max_nodes)
         before, added = sum(outlook.nodes), sum([nodes - outlook.nodes[i] for _, i in taken])
         tokens = num_seqs + sum(outlook.gains) + sum([gain for gain, _ in taken])
-        fixed_s = self.beside_s + self.drafting_s(costs, len(taken) * width, depth)
+        fixed_s = outlook.extra_s + self.beside_s
+        fixed_s += self.drafting_s(costs, len(taken) * width, depth)
         num_rows = num_seqs + max(before + added, 1)
         rate = tokens / (costs.step_s(num_seqs, num_rows) + fixed_s)
         if 0 < added < before:  # or in the place of the unlikeliest others, on the same stair

@@ -146,15 +146,17 @@ class Speculator:
             return {}
         if self._controller.leaves_model_alone:
             self._unwatch()
+        num_other_rows = self._scheduler.num_prefill_rows
         ids = [s.id for s in sequences]
         trees = [self._cheap_trees(s) for s in sequences]
-        self._ask_models(sequences, ids, trees)
+        self._ask_models(sequences, ids, trees, num_other_rows)
         if not any(trees):
             chosen: list[DraftTree | None] = self._controller.choose_none(ids)
         else:
             chosen = self._controller.choose(
                 ids,
                 trees,
+                num_other_rows=num_other_rows,
                 max_rows=self._scheduler.max_draft_rows,
             )
         return {i: tree for i, tree in zip(ids, chosen, strict=True) if tree is not None}
@@ -181,6 +183,7 @@ class Speculator:
         sequences: list[Sequence],
         ids: list[int],
         trees: list[list[Draft]],
+        num_other_rows: int,
     ) -> None:
         """Add the trees of the model drafters, where they are expected to pay."""
         able = [
@@ -192,7 +195,9 @@ class Speculator:
         ]
         if not able:
             return
-        plan = self._controller.wants_model(ids, trees, able=[ids[i] for i in able])
+        plan = self._controller.wants_model(
+            ids, trees, able=[ids[i] for i in able], num_other_rows=num_other_rows
+        )
         if plan is None:
             return
         if not plan.is_trial:

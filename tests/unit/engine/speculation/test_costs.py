@@ -112,6 +112,14 @@ def test_points_to_measure_begin_with_what_matters() -> None:
     assert (3, 3) in points_to_measure(3, 24)
 
 
+def test_rows_of_prompts_are_priced_by_steps_that_had_some() -> None:
+    # Guards: a step full of prompts reckoned as if it were as quick as a small one.
+    table = measured((4, 4), (4, 8), (4, 16))
+    for _ in range(10):
+        table.observe_mixed(4, 8, 100, cpu_cost(4, 8) + 100 * 30e-6)
+    assert table.other_row_s == pytest.approx(30e-6, rel=0.1)
+
+
 def test_many_places_at_once_are_those_one_by_one() -> None:
     # Guards: the quick way along a line that differs from the plain one, at its ends or at points.
     dice = random.Random(0)

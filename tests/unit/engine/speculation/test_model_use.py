@@ -32,7 +32,7 @@ def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelU
 
 def plain(costs: CostTable, num_seqs: int) -> Outlook:
     rate = num_seqs / costs.plain_s(num_seqs)
-    return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, lambda _: 0.0)
+    return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, 0.0, lambda _: 0.0)
 
 
 def settle(use: ModelUse, costs: CostTable, outlook: Outlook) -> tuple[list[int], int, int] | None:
