@@ -1,8 +1,8 @@
 """Muon: momentum, made orthogonal, as a matrix's step.
 
-Owns the optimizer, for torch.optim's reason to be left out of one point: it multiplies in bfloat16
-whatever the processor, which takes a quarter of a head's training step on a CPU that has no
-products of bfloat16. Elsewhere the steps are those of torch.optim.Muon, bit for bit.
+Owns the optimizer. torch.optim's multiplies in bfloat16 whatever the processor, which takes a
+quarter of a head's training step on a CPU without such products; this one takes float32 there.
+Elsewhere the steps are those of torch.optim.Muon, bit for bit.
 
 Source: Muon, https://kellerjordan.github.io/posts/muon.
 """
