@@ -113,12 +113,36 @@ class Head:
 _DecoderType = type[Decoder]
 _HeadType = type[Head]
 
-class Isa:
+class Products:
+    """A submodule: the products of rows with a matrix, compiled for one instruction set."""
+
+    @staticmethod
+    def multiply(
+        matrix: MatrixParts,
+        *,
+        bias: int,
+        num_out: int,
+        num_in: int,
+        x: int,
+        num_rows: int,
+        y: int,
+    ) -> None:
+        """Write y [num_rows, num_out], of x [num_rows, num_in]; both are addresses of float32."""
+
+class SoftwareTiles(Products):
+    """The products of AMX with tiles in software, on any processor with AVX2: for tests."""
+
+    @staticmethod
+    def tiles_are_right() -> bool: ...
+
+class Isa(Products):
     """A submodule: the decoder, compiled for one instruction set."""
 
     Decoder: _DecoderType
     Head: _HeadType
 
+software_tiles: SoftwareTiles
+amx: Isa
 avx512bf16: Isa
 avx512vnni: Isa
 avx2vnni: Isa

@@ -9,13 +9,11 @@
 #include "../bindings.hpp"
 
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
-
-#include <tuple>
 
 #include "decoder.hpp"
 #include "head.hpp"
+#include "product_binding.hpp"
 #include "simd.hpp"
 
 namespace nb = nanobind;
@@ -23,28 +21,7 @@ namespace nb = nanobind;
 namespace quickmatch::QM_ISA {
 namespace {
 
-using Address = std::uintptr_t;
 using Ints = std::vector<std::int32_t>;
-
-template <typename Value>
-const Value* at(Address address) {
-    return reinterpret_cast<const Value*>(address);
-}
-
-// A matrix as it crosses the border: bits (16: bfloat16) and whether they are a floating-point number's;
-// the addresses of its numbers or codes, of scales and of zeros (0: symmetric); how many groups of
-// inputs have a scale.
-using MatrixParts = std::tuple<int, bool, Address, Address, Address, std::size_t>;
-
-Matrix make_matrix(Arena& arena, const MatrixParts& parts, Address bias, std::size_t out,
-                   std::size_t in, Team& team) {
-    team.set_active(true);
-    const auto [bits, is_float, data, scales, zeros, num_groups] = parts;
-    if (bits == 16) return Weight(arena, at<Bf16>(data), at<Bf16>(bias), out, in, &team);
-    const CodeKind kind = bits == 8 ? CodeKind::int8 : is_float ? CodeKind::mxfp4 : CodeKind::int4;
-    const Codes codes{at<std::uint8_t>(data), at<float>(scales), at<std::uint8_t>(zeros), num_groups, kind};
-    return IntWeight(arena, codes, at<Bf16>(bias), out, in, &team);
-}
 
 std::vector<float> floats(Address address, std::size_t size) {
     const float* from = at<float>(address);
@@ -268,6 +245,7 @@ struct HeadHandle {
 }  // namespace
 
 void bind(nb::module_& m) {
+    bind_product(m);
     nb::class_<Handle>(m, "Decoder")
         .def(nb::init<const nb::dict&, int>(), nb::arg("shape"), nb::kw_only(), nb::arg("num_threads"))
         .def("set_ends", &Handle::set_ends, nb::kw_only(), nb::arg("embedding"), nb::arg("lm_head"),

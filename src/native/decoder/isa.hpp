@@ -1,7 +1,8 @@
 // One of the instruction sets that the kernels are compiled for, each in a namespace of its own.
 //
-// avx512bf16.cpp, avx512vnni.cpp, avx2vnni.cpp and avx2.cpp define QM_ISA, the namespace, and
-// QM_ISA_LEVEL, and include everything else; module.cpp says which the processor can run. Kernels are written
+// amx.cpp, avx512bf16.cpp, avx512vnni.cpp, avx2vnni.cpp and avx2.cpp define QM_ISA, the namespace, and
+// QM_ISA_LEVEL, and include everything else; module.cpp says which the processor can run. software_tiles.cpp
+// has the products of AMX with tiles that any of these can run (QM_SOFTWARE_TILES), for tests. Kernels are written
 // with simd.hpp's sixteen lanes and carry QM_KERNEL, instead of whole files being compiled for them:
 // the linker may keep any file's copy of a function of the standard library, and a processor must
 // never meet one that uses what it does not have.
@@ -15,10 +16,11 @@
 #define QM_LEVEL_AVX2_VNNI 2
 #define QM_LEVEL_AVX512_VNNI 3
 #define QM_LEVEL_AVX512_BF16 4
+#define QM_LEVEL_AMX 5
 
 #include <immintrin.h>
 
-#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+#if QM_ISA_LEVEL >= QM_LEVEL_AVX512_BF16
 #define QM_KERNEL \
     __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")))
 #elif QM_ISA_LEVEL == QM_LEVEL_AVX512_VNNI
@@ -35,5 +37,10 @@
 namespace quickmatch::QM_ISA {
 
 constexpr bool kHas32Registers = QM_ISA_LEVEL >= QM_LEVEL_AVX512_VNNI;  // else 16, of half the width
+#ifdef QM_SOFTWARE_TILES
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = QM_ISA_LEVEL >= QM_LEVEL_AMX;
+#endif
 
 }  // namespace quickmatch::QM_ISA

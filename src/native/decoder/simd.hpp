@@ -28,7 +28,8 @@ namespace quickmatch::QM_ISA {
 
 // What a product reads of its rows: bfloat16 where the processor multiplies pairs of it. Elsewhere
 // float32: a pair would have to be taken apart again for every output.
-#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+#if QM_ISA_LEVEL >= QM_LEVEL_AVX512_BF16 || defined(QM_SOFTWARE_TILES)
+#define QM_MULTIPLIES_PAIRS
 using Operand = Bf16;
 #else
 using Operand = float;
@@ -36,7 +37,7 @@ using Operand = float;
 
 // Two neighbours, in every lane.
 QM_INLINE B32 pair_of(const Operand* two) {
-#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+#ifdef QM_MULTIPLIES_PAIRS
     std::int32_t pair;
     std::memcpy(&pair, two, sizeof pair);
     return as_pairs(all_i32(pair));

@@ -96,7 +96,7 @@ QM_INLINE std::uint32_t smallest_of(Mask16 mask, I16 a) { return _mm512_mask_red
 // sum + the products of four unsigned bytes with four signed ones.
 QM_INLINE I16 dot_bytes(I16 sum, I16 a, I16 b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
-#if QM_ISA_LEVEL == QM_LEVEL_AVX512_BF16
+#if QM_ISA_LEVEL >= QM_LEVEL_AVX512_BF16
 
 using B32 = __m512bh;
 QM_INLINE B32 as_pairs(I16 a) { return reinterpret_cast<B32>(a); }

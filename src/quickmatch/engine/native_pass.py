@@ -132,7 +132,7 @@ class NativePass:
         embedding = 0 if self._embedding is None else self._embedding.data_ptr()
         head = _in_place(lm_head)
         self.decoder.set_ends(
-            embedding=embedding, lm_head=_parts(head), norm=final_norm, cos=cosines, sin=sines
+            embedding=embedding, lm_head=matrix_parts(head), norm=final_norm, cos=cosines, sin=sines
         )
 
     def _add_layer(self, layer: LayerTensors) -> None:
@@ -143,7 +143,7 @@ class NativePass:
             attention_norm=norms[0].data_ptr(),
             mlp_norm=norms[1].data_ptr(),
             head_norms=0 if head_norms is None else head_norms.data_ptr(),
-            weights=[_parts(weight) for weight in weights],
+            weights=[matrix_parts(weight) for weight in weights],
             biases=[0 if one.bias is None else one.bias.data_ptr() for one in layer.linears],
         )
 
@@ -237,7 +237,7 @@ def _in_place(weight: Tensor | QuantizedTensor) -> Tensor | QuantizedTensor:
     return replace(weight, codes=codes, scales=scales, zeros=zeros)
 
 
-def _parts(weight: Tensor | QuantizedTensor) -> tuple[int, bool, int, int, int, int]:
+def matrix_parts(weight: Tensor | QuantizedTensor) -> tuple[int, bool, int, int, int, int]:
     """Return what the native side asks of a matrix, which has to live until it has been read."""
     if isinstance(weight, Tensor):
         return (16, True, weight.data_ptr(), 0, 0, 0)
