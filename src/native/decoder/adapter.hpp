@@ -9,10 +9,12 @@
 #include <array>
 #include <cstddef>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
-#include "product.hpp"
+#include "ranks.hpp"
 #include "team.hpp"
+#include "weight.hpp"
 
 namespace quickmatch::QM_ISA {
 
@@ -27,7 +29,7 @@ struct Block {
 // Adapters of several matrices that are one product here: all their ranks, and for each of the
 // matrices its own block.
 struct LowRank {
-    Weight down;  // [rank, in]
+    Ranks down;  // [rank, in]
     std::vector<Block> blocks;
 
     std::size_t num_bytes() const {
@@ -65,7 +67,11 @@ inline std::vector<Block> blocks_of(Arena& arena, const Bf16* up, const std::vec
 }
 
 struct Adapter {
-    Arena arena{false};  // there may be hundreds, each smaller than a large page
+    // num_bytes: about what it takes. There may be hundreds that are smaller than a large page.
+    explicit Adapter(std::size_t num_bytes) : arena(num_bytes >= kLarge) {}
+
+    static constexpr std::size_t kLarge = std::size_t{8} << 20;
+    Arena arena;
     std::vector<std::array<LowRank, kNumPlaces>> layers;
     std::size_t num_bytes() const {
         std::size_t total = 0;
@@ -91,7 +97,7 @@ class AdapterStep {
     void add(Team& team, std::size_t layer, std::size_t place, const Operand* x, std::size_t in,
              float* y, std::size_t out) {
         if (parts.empty()) return;
-        make_room(layer, place, in, out);
+        make_room(layer, place, in);
         const auto some = [&](Team& own, std::size_t first, std::size_t last) {
             for (std::size_t i = first; i < last; ++i) {
                 const LowRank& low = parts[i].adapter->layers[layer][place];
@@ -106,10 +112,10 @@ class AdapterStep {
     }
 
   private:
-    static constexpr std::size_t kManyParts = 4;
+    static constexpr std::size_t kManyParts = 4, kSharedRows = 16;
 
     // Memory for every row, as parts are worked on at the same time.
-    void make_room(std::size_t layer, std::size_t place, std::size_t in, std::size_t out) {
+    void make_room(std::size_t layer, std::size_t place, std::size_t in) {
         starts_.clear();
         std::size_t num_rows = 0;
         padded_ = 0;
@@ -117,20 +123,20 @@ class AdapterStep {
             starts_.push_back(num_rows);
             num_rows += part.rows.size();
             const LowRank& low = part.adapter->layers[layer][place];
-            padded_ = std::max(padded_, (low.down.out() + 15) / 16 * 16);
+            padded_ = std::max(padded_, (low.down.count() + 15) / 16 * 16);
         }
         picked_.at_least(num_rows * in);
         inner_.at_least(num_rows * padded_);
         narrowed_.at_least(num_rows * padded_ + 16);
-        added_.at_least(num_rows * out);
     }
 
     void add_part(Team& team, const LowRank& low, std::size_t index, const Operand* x, std::size_t in,
                   float* y, std::size_t out) {
         const std::vector<std::size_t>& rows = parts[index].rows;
-        const std::size_t count = rows.size(), rank = low.down.out();
+        const std::size_t count = rows.size(), rank = low.down.count();
+        const bool is_run = rows.back() - rows.front() + 1 == count;  // as of a prompt, or of one row
         const Operand* from = x + rows[0] * in;
-        if (count > 1) {
+        if (!is_run) {
             Operand* picked = picked_.data() + starts_[index] * in;
             for (std::size_t i = 0; i < count; ++i) {
                 std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Operand));
@@ -138,36 +144,81 @@ class AdapterStep {
             from = picked;
         }
         float* inner = inner_.data() + starts_[index] * padded_;
-        multiply(team, low.down, from, count, Target{inner, padded_, false});
+        const auto down = [&](std::size_t first, std::size_t last) {
+            low.down.multiply(from + first * in, last - first, inner + first * padded_, padded_);
+        };
+        if (count < kSharedRows) {
+            down(0, count);
+        } else {
+            team.share(count, down);
+        }
         Operand* narrowed = narrowed_.data() + starts_[index] * padded_;
         for (std::size_t i = 0; i < count; ++i) {
             std::fill(inner + i * padded_ + rank, inner + (i + 1) * padded_, 0.0f);
             convert(inner + i * padded_, padded_, narrowed + i * padded_);
         }
-        float* added = added_.data() + starts_[index] * out;
         for (const Block& block : low.blocks) {
             const Operand* ranks = narrowed + block.first_rank;
-            if (count == 1) {
-                float* to = y + rows[0] * out + block.first;
-                multiply(team, block.up, ranks, padded_, 1, Target{to, out, true});
-                continue;
-            }
-            multiply(team, block.up, ranks, padded_, count, Target{added + block.first, out, false});
-            for (std::size_t i = 0; i < count; ++i) {
-                add_row(added + i * out + block.first, block.up.out(), y + rows[i] * out + block.first);
+            const auto up = [&](std::size_t first, std::size_t last) {
+                add_up(block.up, first, last, ranks, padded_, rows, y + block.first, out);
+            };
+            if (count < kSharedRows) {
+                up(0, block.up.num_groups());
+            } else {
+                team.share(block.up.num_groups(), up);
             }
         }
     }
 
-    QM_KERNEL static void add_row(const float* from, std::size_t size, float* to) {
-        for (std::size_t k = 0; k < size; ++k) to[k] += from[k];
+    // The second product, of groups [first, last) of the outputs: a few pairs of inputs each, so that
+    // it is over before multiply_groups would have begun.
+    static void add_up(const Weight& weight, std::size_t first, std::size_t last, const Operand* ranks,
+                       std::size_t stride, const std::vector<std::size_t>& rows, float* y, std::size_t out) {
+        for (std::size_t g = first; g < last; ++g) {
+            const std::size_t column = g * kGroupOutputs;
+            const auto add = [&](auto width) {
+                add_up_group<decltype(width)::value>(weight.group(g), weight.pairs(), ranks, stride, rows,
+                                                     Target{y + column, out, true}, weight.out() - column);
+            };
+            switch (weight.group_width(g)) {
+                case 1: add(std::integral_constant<int, 1>()); break;
+                case 2: add(std::integral_constant<int, 2>()); break;
+                case 3: add(std::integral_constant<int, 3>()); break;
+                default: add(std::integral_constant<int, 4>());
+            }
+        }
+    }
+
+    template <int kWidth>
+    QM_KERNEL static void add_up_group(const std::uint32_t* weight, std::size_t pairs, const Operand* ranks,
+                                       std::size_t stride, const std::vector<std::size_t>& rows, const Target& to,
+                                       std::size_t num_outputs) {
+        std::size_t i = 0;
+        if constexpr (kHas32Registers) {
+            for (; i + 4 <= rows.size(); i += 4) {
+                F16 sums[4][kWidth] = {};
+                for (std::size_t p = 0; p < pairs; ++p) {
+                    add_pair<4, kWidth>(weight + p * kWidth * kPanel, ranks + i * stride + 2 * p, stride, sums);
+                }
+                for (std::size_t r = 0; r < 4; ++r) {
+                    for (int n = 0; n < kWidth; ++n) put_sums(sums[r][n], n, nullptr, to, rows[i + r], num_outputs);
+                }
+            }
+        }
+        for (; i < rows.size(); ++i) {
+            F16 sums[1][kWidth] = {};
+            for (std::size_t p = 0; p < pairs; ++p) {
+                add_pair<1, kWidth>(weight + p * kWidth * kPanel, ranks + i * stride + 2 * p, stride, sums);
+            }
+            for (int n = 0; n < kWidth; ++n) put_sums(sums[0][n], n, nullptr, to, rows[i], num_outputs);
+        }
     }
 
     Team alone_{1};
     std::vector<std::size_t> starts_;  // of each part, in rows
     std::size_t padded_ = 0;           // the largest rank, in whole lanes
     Scratch<Operand> picked_, narrowed_;
-    Scratch<float> inner_, added_;
+    Scratch<float> inner_;
 };
 
 }  // namespace quickmatch::QM_ISA

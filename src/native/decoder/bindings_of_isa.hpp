@@ -96,14 +96,19 @@ struct Handle {
     // ranks, downs, ups: of each layer's four places in turn; rank 0 where there is none.
     void set_adapter(std::int32_t row, const Ints& ranks, const std::vector<Address>& downs,
                      const std::vector<Address>& ups) {
-        auto adapter = std::make_unique<Adapter>();
+        std::size_t size = 0;
+        for (std::size_t i = 0; i < ranks.size(); ++i) {
+            const auto [out, in] = places()[i % kNumPlaces];
+            size += std::size_t(ranks[i]) * (out + in) * sizeof(Bf16);
+        }
+        auto adapter = std::make_unique<Adapter>(size);
         adapter->layers.resize(shape.num_layers);
         for (std::size_t i = 0; i < shape.num_layers * kNumPlaces; ++i) {
             if (ranks.at(i) == 0) continue;
             const auto [out, in] = places()[i % kNumPlaces];
             const std::size_t rank = ranks[i];
             LowRank& low = adapter->layers[i / kNumPlaces][i % kNumPlaces];
-            low.down = Weight(adapter->arena, at<Bf16>(downs.at(i)), nullptr, rank, in);
+            low.down = Ranks(adapter->arena, at<Bf16>(downs.at(i)), rank, in);
             low.blocks = blocks_of(adapter->arena, at<Bf16>(ups.at(i)), matrix_ends(i % kNumPlaces), rank);
         }
         decoder.set_adapter(row, std::move(adapter));
