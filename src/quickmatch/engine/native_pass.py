@@ -1,8 +1,8 @@
 """A pass in one native call a step (forward_pass.py): src/native/decoder.
 
-For x86 CPUs with AVX2 or AVX-512, and models in bfloat16: the kernels are compiled for four
+For x86 CPUs with AVX2 or AVX-512, and models in bfloat16: the kernels are compiled for five
 instruction sets, and the quickest that the processor has is taken, or the one that QUICKMATCH_ISA
-names (avx512bf16, avx512vnni, avx2vnni, avx2). Packs the weights at load, turns a step's spans
+names (amx, avx512bf16, avx512vnni, avx2vnni, avx2). Packs the weights at load, turns a step's spans
 into flat lists, and hands over addresses of what it allocates for the answer.
 
 Products are summed in float32 and the residual stays in float32, so that the logits, which are

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from examples.credit_cards.applicants import simulate
@@ -239,6 +238,7 @@ def test_arguments_are_checked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert parse_arguments(["--quick"]).num_asked == 60
+    assert parse_arguments(["--epochs", "7"]).epochs == 7
     assert parse_arguments([]).holdout_share * parse_arguments([]).num_asked == 150
     monkeypatch.delenv("TEACHER_API_KEY", raising=False)
     for arguments, reason in (
@@ -248,12 +248,3 @@ def test_arguments_are_checked(
         with pytest.raises(SystemExit):
             parse_arguments(arguments)
         assert reason in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("dtype", "epochs"), [(torch.bfloat16, 5), (torch.float32, 3)])
-def test_takes_fewer_epochs_where_training_runs_in_float32(
-    dtype: torch.dtype, epochs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quickmatch.tuning.load.training_dtype", lambda *_: (dtype, "a test"))
-    assert parse_arguments([]).epochs == epochs
-    assert parse_arguments(["--epochs", "7"]).epochs == 7
