@@ -108,9 +108,15 @@ class PartMissing(Exception):
     """An arm lacks a part; the message says which."""
 
 
-def our_spec(name: str, parts: Parts, *, dtype: str = "auto") -> ContenderSpec:
-    """Return how to start one of OURS. Raises PartMissing."""
-    options = {"dtype": dtype, "speculation": _speculation(name, parts)}
+def our_spec(
+    name: str, parts: Parts, *, dtype: str = "auto", quantization: str = "none"
+) -> ContenderSpec:
+    """Return how to start one of OURS. quantization: of the target. Raises PartMissing."""
+    options = {
+        "dtype": dtype,
+        "quantization": quantization,
+        "speculation": _speculation(name, parts),
+    }
     return ContenderSpec(name=f"{name}-{dtype}", module="quickmatch_speculation", options=options)
 
 

@@ -69,7 +69,8 @@ class Bench:
         if is_exact:
             plain = running[PLAIN]
             shares = {n: equal_share(t, plain) for n, t in running.items() if n != PLAIN}
-            self.report.add(*equal_rows(shares, f"bfloat16, {label}, B={concurrency}"))
+            form = "bfloat16" if self.plan.quantization == "none" else self.plan.quantization
+            self.report.add(*equal_rows(shares, f"{form}, {label}, B={concurrency}"))
         self.write()
         return running
 

@@ -34,6 +34,7 @@ class Plan:
     sections: tuple[str, ...] = SECTIONS
     arms: tuple[str, ...] = OURS
     peers: tuple[str, ...] = tuple(PEERS_BY_NAME)
+    quantization: str = "none"  # of our targets; peers' are in bfloat16
     few_peers: tuple[str, ...] = FEW_PEERS  # of these, those that run beyond the first section
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
     credit_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 32, 32: 48})
@@ -98,6 +99,12 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[Plan, argparse.Names
         ("workloads", usual.workloads),
     ):
         parser.add_argument(f"--{name}", metavar="A,B", help=f"of: {', '.join(known)}")
+    parser.add_argument(
+        "--quantization",
+        choices=("none", "int8", "int4", "int4-asym", "mxfp4"),
+        default=usual.quantization,
+        help="of the targets, ours alone: with --contenders none",
+    )
     parser.add_argument("--prepare", action="store_true", help="make models, measure nothing")
     found = parser.parse_args(argv)
     plan = replace(
@@ -107,7 +114,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[Plan, argparse.Names
         arms=_chosen(parser, "arms", found.arms, usual.arms),
         peers=_chosen(parser, "contenders", found.contenders, usual.peers),
         workloads=_chosen(parser, "workloads", found.workloads, usual.workloads),
+        quantization=found.quantization,
     )
+    if plan.quantization != "none" and plan.peers:
+        parser.error("--quantization goes with --contenders none: peers run in bfloat16 here")
     if PLAIN not in plan.arms:
         parser.error(f"{PLAIN} is always among the arms: the others are measured against it")
     if found.quick:

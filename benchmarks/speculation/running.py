@@ -70,12 +70,17 @@ class Arm:
 
 
 @contextmanager
-def running(names: Iterable[str], parts: Parts, *, dtype: str = "auto") -> Iterator[dict[str, Arm]]:
-    """Start and load arms for the length of the block; those that fail are there with a reason."""
+def running(
+    names: Iterable[str], parts: Parts, *, dtype: str = "auto", quantization: str = "none"
+) -> Iterator[dict[str, Arm]]:
+    """Start and load arms for the length of the block; those that fail are there with a reason.
+
+    dtype, quantization: of ours; peers run as they come.
+    """
     arms: dict[str, Arm] = {}
     try:
         for name in names:
-            arms[name] = _start(name, parts, dtype)
+            arms[name] = _start(name, parts, dtype, quantization)
         yield arms
     finally:
         for arm in arms.values():
@@ -103,10 +108,10 @@ def warm_up(arms: Iterable[Arm], past: Answered) -> None:
         arm.ask("complete", calls=plain_calls[len(plain_calls) // 4 :], concurrency=concurrency)
 
 
-def _start(name: str, parts: Parts, dtype: str) -> Arm:
+def _start(name: str, parts: Parts, dtype: str, quantization: str) -> Arm:
     arm = Arm(name)
     try:
-        arm.contender = Contender(_spec(name, parts, dtype))
+        arm.contender = Contender(_spec(name, parts, dtype, quantization))
         seconds = arm.contender.load(parts.target)
         arm.info = arm.contender.info | {"load_s": round(seconds, 1)}
         if uses_head(name):
@@ -119,7 +124,7 @@ def _start(name: str, parts: Parts, dtype: str) -> Arm:
     return arm
 
 
-def _spec(name: str, parts: Parts, dtype: str) -> ContenderSpec:
+def _spec(name: str, parts: Parts, dtype: str, quantization: str) -> ContenderSpec:
     if name in OURS:
-        return our_spec(name, parts, dtype=dtype)
+        return our_spec(name, parts, dtype=dtype, quantization=quantization)
     return peer_spec(PEERS_BY_NAME[name], parts)

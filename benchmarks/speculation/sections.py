@@ -28,7 +28,7 @@ def measure_credit(bench: Bench, section: str) -> None:
     names = [*plan.arms, *(plan.peers if section == CREDIT else _few(plan))]
     with (
         bench.screen.stage(section, "explanations of ratings: every arm, every peer"),
-        running(names, bench.parts[section]) as arms,
+        running(names, bench.parts[section], quantization=plan.quantization) as arms,
     ):
         _tell(bench, arms)
         warm_up(arms.values(), streams.past)
@@ -46,7 +46,7 @@ def measure_mixed(bench: Bench) -> None:
     names = [*plan.arms, *(_few(plan) if MIXED in plan.sections else ())]
     with (
         bench.screen.stage(MIXED, "a stream of all the other workloads"),
-        running(names, bench.parts[MIXED]) as arms,
+        running(names, bench.parts[MIXED], quantization=plan.quantization) as arms,
     ):
         _tell(bench, arms)
         warm_up(arms.values(), streams.past)

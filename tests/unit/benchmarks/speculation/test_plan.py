@@ -25,6 +25,12 @@ def test_more_repetitions_are_a_whole_run_too() -> None:
     assert plan.num_rounds == 6
 
 
+def test_quantized_targets_are_measured_alone_and_are_no_whole_run() -> None:
+    plan, _ = parse_arguments(["--quantization", "int8", "--contenders", "none"])
+    assert plan.quantization == "int8"
+    assert not plan.is_whole
+
+
 def test_names_keep_their_order_and_none_is_none() -> None:
     plan, _ = parse_arguments(["--arms", "adapted,plain", "--contenders", "none"])
     assert plan.arms == ("plain", "adapted")
@@ -33,7 +39,11 @@ def test_names_keep_their_order_and_none_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--arms", "adapted"], "plain is always among"), (["--workloads", "poems"], "'poems'")],
+    [
+        (["--arms", "adapted"], "plain is always among"),
+        (["--workloads", "poems"], "'poems'"),
+        (["--quantization", "int8"], "--contenders none"),
+    ],
 )
 def test_what_cannot_be_measured_is_refused(
     arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
