@@ -1,6 +1,7 @@
 // Low-rank adapters of one base, and their share in a step's rows: y += (x · Aᵀ) · Bᵀ.
 //
-// Each adapter works on its own rows, gathered; what it adds to a row does not depend on the others.
+// Each adapter works on its own rows, gathered unless they lie side by side; what it adds to a row does not
+// depend on the others.
 #pragma once
 
 #include "isa.hpp"
