@@ -95,6 +95,14 @@ OPENVINO = Environment(
     (("install", "openvino-genai==2026.4.1.0", "gguf==0.19.0"),),
     optional_pip=(("install", "nncf==3.4.0"),),  # compresses weights to 8 and 4 bits
 )
+# No contenders: they write the folders that proofs/reads_quantized_folders.py has us read.
+QUANTIZERS = Environment(
+    "quantizers",
+    (
+        ("install", "torch==2.13.0"),
+        ("install", "auto-round==0.15.1", "llmcompressor==0.14.0.1", "compressed-tensors==0.19.0"),
+    ),
+)
 _ON_TORCH = ("transformers", "vllm")  # how their workers' names begin
 ENVIRONMENTS_BY_NAME = {e.name: e for e in (VLLM_CPU, LLAMA_CPP, OPENVINO)}
 

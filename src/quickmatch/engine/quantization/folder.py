@@ -4,7 +4,7 @@ Owns what is supported of each method; stored.py reads the layers. What is refus
 before anything is loaded, with the reason.
 
 Sources: compressed-tensors' quant_config and quant_args, the quantize_config of GPTQModel and of
-AutoAWQ.
+AutoAWQ, AutoRound's packing formats.
 """
 
 import json
@@ -46,10 +46,12 @@ def read_stored_format(folder: Path) -> StoredFormat | None:
 
 def _parse(config: Mapping[str, Any], source: str) -> StoredFormat:
     method = config.get("quant_method", "unknown")
+    if method in ("auto-round", "intel/auto-round"):
+        return _parse_auto_round(config, source)
     if method not in get_args(Method):
         raise ModelLoadError(
             f"{source}: the weights are quantized by {method!r}, which is not supported "
-            f"(supported: {', '.join(get_args(Method))}); {REMEDY}"
+            f"(supported: {', '.join(get_args(Method))}, auto-round); {REMEDY}"
         )
     if method == "compressed-tensors":
         return StoredFormat(method=method, source=source, block=_check_groups(config, source))
@@ -76,6 +78,19 @@ def _parse_gptq(config: Mapping[str, Any], source: str) -> StoredFormat:
     if layout not in ("gptq", "gptq_v2") or config.get("is_marlin_format"):
         raise ModelLoadError(f"{source}: GPTQ's {layout!r} layout is not supported; {REMEDY}")
     return StoredFormat(method="gptq", source=source, zeros_less_one=layout == "gptq")
+
+
+def _parse_auto_round(config: Mapping[str, Any], source: str) -> StoredFormat:
+    """Parse AutoRound's own: GPTQ's layouts, first and second, or AWQ's, under another name."""
+    packing = str(config.get("packing_format", "auto_round:auto_gptq"))
+    layout = packing.removeprefix("auto_round:")
+    if layout == "auto_awq":
+        _check_bits(config.get("bits"), (4,), source)
+        return StoredFormat(method="awq", source=source)
+    if layout in ("auto_gptq", "gptqmodel"):
+        _check_bits(config.get("bits"), (4, 8), source)
+        return StoredFormat(method="gptq", source=source, zeros_less_one=layout == "auto_gptq")
+    raise ModelLoadError(f"{source}: AutoRound's {packing!r} packing is not supported; {REMEDY}")
 
 
 def _check_groups(config: Mapping[str, Any], source: str) -> tuple[int, int]:

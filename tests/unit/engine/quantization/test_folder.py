@@ -11,6 +11,7 @@ from quickmatch.engine.quantization.folder import read_stored_format
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+ROUND = {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_gptq"}
 WEIGHTS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
 
 
@@ -41,6 +42,9 @@ def test_plain_folders_have_no_format(tmp_path: Path) -> None:
         ({**GPTQ, "bits": 8, "checkpoint_format": "gptq_v2"}, "gptq", False),
         ({**GPTQ, "desc_act": True, "group_size": -1}, "gptq", True),  # one group: no order
         (AWQ, "awq", False),
+        (ROUND, "gptq", True),
+        ({**ROUND, "bits": 8, "packing_format": "auto_round:gptqmodel"}, "gptq", False),
+        ({**ROUND, "packing_format": "auto_round:auto_awq"}, "awq", False),
         (packed(), "compressed-tensors", False),
         (packed(num_bits=8, actorder="static"), "compressed-tensors", False),
         (packed("int-quantized", num_bits=8, strategy="channel"), "compressed-tensors", False),
@@ -78,6 +82,8 @@ def test_blocks_of_fp8(tmp_path: Path) -> None:
         ({**GPTQ, "checkpoint_format": "marlin"}, "'marlin' layout is not supported"),
         ({**AWQ, "bits": 8}, "have 8 bits, supported here: 4"),
         ({**AWQ, "version": "GEMV"}, "'gemv' layout is not supported"),
+        ({**ROUND, "bits": 2}, "have 2 bits, supported here: 4 or 8"),
+        ({**ROUND, "packing_format": "auto_round:fp8"}, "'auto_round:fp8' packing is not"),
         (packed(actorder="group"), "actorder is 'group'"),
         (packed(actorder=True), "actorder is True"),
         (packed(num_bits=2), "have 2 bits"),
