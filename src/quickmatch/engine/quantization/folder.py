@@ -1,19 +1,23 @@
 """Whether a checkpoint folder holds quantized weights, and in what form: config.json's word.
 
 Owns what is supported of each method; stored.py reads the layers. What is refused is refused here,
-before anything is loaded, with the reason.
+before anything is loaded, with the reason; what costs memory that its user would not expect is
+logged.
 
 Sources: compressed-tensors' quant_config and quant_args, the quantize_config of GPTQModel and of
 AutoAWQ, AutoRound's packing formats.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.engine.quantization.stored import REMEDY, Method, StoredFormat
+
+logger = logging.getLogger(__name__)
 
 _FORMATS = {  # of compressed-tensors: type and bits that each may have
     "pack-quantized": ("int", (4, 8)),
@@ -26,8 +30,8 @@ _FORMATS = {  # of compressed-tensors: type and bits that each may have
 def read_stored_format(folder: Path) -> StoredFormat | None:
     """Return how a folder's linear layers are stored; None where they are not quantized.
 
-    Raises ModelLoadError for what is not supported: another method, other bits, groups whose
-    inputs were reordered, a damaged config.json.
+    Raises ModelLoadError for what is not supported: another method, other bits, a damaged
+    config.json.
     """
     path = folder / "config.json"
     try:
@@ -70,10 +74,7 @@ def _parse_gptq(config: Mapping[str, Any], source: str) -> StoredFormat:
     _check_bits(config.get("bits"), (4, 8), source)
     has_groups = config.get("group_size", -1) != -1
     if config.get("desc_act") and has_groups and not config.get("static_groups"):
-        raise ModelLoadError(
-            f"{source}: desc_act is true: the inputs of a group lie apart, which is not "
-            f"supported; {REMEDY} (desc_act false)"
-        )
+        _tell_of_order(source, "desc_act is true")
     layout = config.get("checkpoint_format") or config.get("format") or "gptq"
     if layout not in ("gptq", "gptq_v2") or config.get("is_marlin_format"):
         raise ModelLoadError(f"{source}: GPTQ's {layout!r} layout is not supported; {REMEDY}")
@@ -114,13 +115,19 @@ def _check_groups(config: Mapping[str, Any], source: str) -> tuple[int, int]:
         _check_bits(weights.get("num_bits"), bits, source)
         # Where weights alone were taken in another order, groups still are of neighbours.
         if weights.get("actorder") not in (None, False, "weight", "static"):
-            raise ModelLoadError(
-                f"{source}: actorder is {weights['actorder']!r}: the inputs of a group lie apart, "
-                f"which is not supported; {REMEDY}"
-            )
+            _tell_of_order(source, f"actorder is {weights['actorder']!r}")
         if weights.get("strategy") == "block":
             block = _block({"weight_block_size": weights.get("block_structure")}, source)
     return block
+
+
+def _tell_of_order(source: str, setting: str) -> None:
+    logger.warning(
+        "%s: %s, so the inputs of a group lie apart: such layers are kept in bf16, two to four "
+        "times as large; a checkpoint without that order would keep its few bits",
+        source,
+        setting,
+    )
 
 
 def _check_bits(bits: Any, allowed: tuple[int, ...], source: str) -> None:

@@ -3,6 +3,8 @@
 Owns the layouts: compressed-tensors (packed int4, int8 and MXFP4, plain int8, FP8), GPTQ, AWQ and
 FP8 in blocks. What a layer's own tensors say counts: its bits follow from the packed width, its
 group size from the scales. Activations are never rounded here, whatever a checkpoint was made for.
+Where the inputs of a group lie apart (GPTQ's activation order), no format of ours holds the layer
+as it is: it becomes a dense one.
 
 Knows no files; tensors come from a `TensorSource`. Invariant: a layer means exactly what its own
 tools read from it, or it is refused by name.
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.engine.quantization import mxfp4
-from quickmatch.engine.quantization.formats import QuantizedTensor
+from quickmatch.engine.quantization.formats import QuantizedTensor, from_codes
 from quickmatch.engine.quantization.packing import in_plain_order, num_words, unpack
 
 Method = Literal["compressed-tensors", "gptq", "awq", "fp8"]
@@ -51,9 +53,9 @@ class StoredFormat:
     ) -> QuantizedTensor | Tensor:
         """Read the weight of the linear layer `name`, without its bias.
 
-        Returns codes with scales [out, groups]; or a Tensor [out, in]: bf16 where FP8 is stored,
-        the stored dtype where the layer was left unquantized. Raises ModelLoadError naming the
-        tensor that is missing, misshapen, or ordered in a way that is not supported.
+        Returns codes with scales [out, groups]; or a Tensor [out, in]: bf16 where FP8 is stored or
+        the inputs of a group lie apart, the stored dtype where the layer was left unquantized.
+        Raises ModelLoadError naming the tensor that is missing or misshapen.
         """
         reader = _Reader(self, checkpoint, name, out_features, in_features)
         if f"{name}.weight" in checkpoint:
@@ -89,14 +91,13 @@ class _Reader:
             return (weight.float() * self._float_scale()).bfloat16()
         raise self._wrong("weight", f"has the dtype {weight.dtype}, which is not supported")
 
-    def packed(self) -> QuantizedTensor:
+    def packed(self) -> QuantizedTensor | Tensor:
         """compressed-tensors' words along the inputs; zero points lie along the outputs."""
         words = self._get("weight_packed")
         if words.dtype == torch.uint8:
             return self._mxfp4()
         bits = self._bits_of(words, dim=1, suffix="weight_packed")
         self._read("weight_packed", (self.out, num_words(self.inputs, bits)), torch.int32)
-        self._check_order("weight_g_idx")
         scales, zeros = self._scales(), None
         if f"{self.name}.weight_zero_point" in self.checkpoint:
             stored = self._get("weight_zero_point")
@@ -106,7 +107,8 @@ class _Reader:
                 zeros = unpack(stored.T, bits, self.out).T
             else:  # before they were packed: signed numbers
                 zeros = _raised(self._per_row(stored), bits)
-        return self._tensor(unpack(words, bits, self.inputs), scales, zeros, bits)
+        tensor = self._tensor(unpack(words, bits, self.inputs), scales, zeros, bits)
+        return self._in_order(tensor, "weight_g_idx")
 
     def _mxfp4(self) -> QuantizedTensor:
         """Two codes a byte along the inputs; scales are exponents."""
@@ -119,18 +121,18 @@ class _Reader:
         words = codes.contiguous().view(torch.int32)
         return QuantizedTensor(unpack(words, 4, self.inputs), scales, None, 4, is_float=True)
 
-    def gptq(self) -> QuantizedTensor:
+    def gptq(self) -> QuantizedTensor | Tensor:
         """Words along the inputs, everything turned: [in, out]."""
         words = self._get("qweight")
         bits = self._bits_of(words, dim=0, suffix="qweight")
         self._read("qweight", (num_words(self.inputs, bits), self.out), torch.int32)
-        self._check_order("g_idx")
         scales = self._matrix("scales").float()
         zeros = self._read("qzeros", (len(scales), num_words(self.out, bits)), torch.int32)
         codes = unpack(zeros, bits, self.out)  # [groups, out]
         if self.form.zeros_less_one:
             codes = (codes + 1) & ((1 << bits) - 1)
-        return self._tensor(unpack(words.T, bits, self.inputs), scales.T, codes.T, bits)
+        tensor = self._tensor(unpack(words.T, bits, self.inputs), scales.T, codes.T, bits)
+        return self._in_order(tensor, "g_idx")
 
     def awq(self) -> QuantizedTensor:
         """Words along the outputs: [in, out], the columns of a word in AWQ's order."""
@@ -184,16 +186,19 @@ class _Reader:
         spread = scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
         return spread[: self.out, : self.inputs]
 
-    def _check_order(self, suffix: str) -> None:
-        """Refuse groups that are not of neighbouring inputs."""
+    def _in_order(self, tensor: QuantizedTensor, suffix: str) -> QuantizedTensor | Tensor:
+        """Return the layer as it is if its groups are of neighbouring inputs, else as bf16."""
         if f"{self.name}.{suffix}" not in self.checkpoint:
-            return
-        group_of = self._read(suffix, (self.inputs,))
-        size = self.inputs // (int(group_of.max()) + 1)
-        if size == 0 or not torch.equal(group_of.long(), torch.arange(self.inputs) // size):
-            raise self._wrong(
-                suffix, f"puts inputs that lie apart into one group; {REMEDY} (no act-order)"
-            )
+            return tensor
+        group_of = self._read(suffix, (self.inputs,)).long()
+        num_groups = tensor.scales.shape[1]
+        if torch.equal(group_of, torch.arange(self.inputs) // tensor.group_size):
+            return tensor
+        if int(group_of.min()) < 0 or int(group_of.max()) >= num_groups:
+            raise self._wrong(suffix, f"names groups beyond the {num_groups} that have scales")
+        zeros = None if tensor.zeros is None else tensor.zeros[:, group_of]
+        numbers = from_codes(tensor.codes, zeros, bits=tensor.bits, is_float=False)
+        return (numbers * tensor.scales[:, group_of]).bfloat16()
 
     def _bits_of(self, words: Tensor, *, dim: int, suffix: str) -> int:
         if words.dim() == 2:

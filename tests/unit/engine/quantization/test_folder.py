@@ -57,6 +57,27 @@ def test_accepted(quantization: Any, method: str, less_one: bool, tmp_path: Path
     assert (found.method, found.zeros_less_one) == (method, less_one)
 
 
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ({**GPTQ, "desc_act": True}, "desc_act is true"),
+        (packed(actorder="group"), "actorder is 'group'"),
+        (packed(actorder=True), "actorder is True"),
+        (packed(actorder="static"), None),
+        ({**GPTQ, "desc_act": True, "static_groups": True}, None),
+    ],
+)
+def test_what_a_reordered_checkpoint_costs_is_logged(
+    quantization: Any, message: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read_stored_format(write(tmp_path, quantization)) is not None
+    if message is None:
+        assert not caplog.records
+    else:
+        assert message in caplog.text
+        assert "kept in bf16" in caplog.text
+
+
 def test_blocks_of_fp8(tmp_path: Path) -> None:
     for quantization in (
         {"quant_method": "fp8", "weight_block_size": [128, 64]},
@@ -77,15 +98,12 @@ def test_blocks_of_fp8(tmp_path: Path) -> None:
     ("quantization", "message"),
     [
         ({"quant_method": "bitsandbytes"}, "quantized by 'bitsandbytes', which is not supported"),
-        ({**GPTQ, "desc_act": True}, "desc_act is true"),
         ({**GPTQ, "bits": 3}, "have 3 bits, supported here: 4 or 8"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "'marlin' layout is not supported"),
         ({**AWQ, "bits": 8}, "have 8 bits, supported here: 4"),
         ({**AWQ, "version": "GEMV"}, "'gemv' layout is not supported"),
         ({**ROUND, "bits": 2}, "have 2 bits, supported here: 4 or 8"),
         ({**ROUND, "packing_format": "auto_round:fp8"}, "'auto_round:fp8' packing is not"),
-        (packed(actorder="group"), "actorder is 'group'"),
-        (packed(actorder=True), "actorder is True"),
         (packed(num_bits=2), "have 2 bits"),
         (packed("int-quantized"), "have 4 bits, supported here: 8"),
         (packed("nvfp4-pack-quantized", type="float"), "'nvfp4-pack-quantized' are not supported"),

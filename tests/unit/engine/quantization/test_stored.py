@@ -67,15 +67,42 @@ def test_gptq_without_zero_points_of_its_own() -> None:
     torch.testing.assert_close(found.dequantized(), expected(codes, 8))
 
 
-def test_gptq_in_activation_order_is_refused_by_the_layer() -> None:
+@pytest.mark.parametrize("is_symmetric", [True, False])
+@pytest.mark.parametrize("method", ["gptq", "compressed-tensors"])
+def test_groups_of_inputs_that_lie_apart_become_dense(method: Method, is_symmetric: bool) -> None:
+    codes, zeros = random_codes(OUT, IN, 4), random_codes(OUT, GROUPS, 4, seed=2)
+    if is_symmetric:
+        zeros = torch.full_like(zeros, 8)
     order = torch.arange(IN, dtype=torch.int32) % GROUPS
+    if method == "gptq":
+        tensors = {
+            "qweight": words_of(codes.tolist(), 4).T,
+            "qzeros": words_of(zeros.T.tolist(), 4),
+            "scales": SCALES.T,
+            "g_idx": order,
+        }
+    else:
+        tensors = {
+            "weight_packed": words_of(codes.tolist(), 4),
+            "weight_scale": SCALES,
+            "weight_zero_point": words_of(zeros.T.tolist(), 4).T,
+            "weight_g_idx": order,
+        }
+    named = Tensors({f"layer.{name}": tensor for name, tensor in tensors.items()})
+    found = form(method).read_linear(named, "layer", OUT, IN)
+    assert isinstance(found, Tensor)
+    right = (codes.float() - zeros.float()[:, order]) * SCALES[:, order]
+    assert torch.equal(found, right.bfloat16())
+
+
+def test_a_group_that_has_no_scales_is_refused() -> None:
     tensors = {
         "qweight": words_of(random_codes(OUT, IN, 4).tolist(), 4).T,
         "qzeros": words_of([[7] * OUT] * GROUPS, 4),
         "scales": SCALES.T,
-        "g_idx": order,
+        "g_idx": torch.arange(IN, dtype=torch.int32) % (GROUPS + 1),
     }
-    with pytest.raises(ModelLoadError, match=r"layer\.g_idx puts inputs that lie apart"):
+    with pytest.raises(ModelLoadError, match=r"layer\.g_idx names groups beyond the 2 that have"):
         read(form("gptq"), tensors)
 
 
@@ -161,7 +188,7 @@ def test_a_layer_left_as_it_was() -> None:
         ({"weight_scale": torch.ones(OUT, 3)}, r"scales \[16, 3\] for a matrix \[16, 64\]"),
         ({"weight_scale": torch.ones(OUT - 1, 2)}, r"scales \[15, 2\]"),
         ({"weight_zero_point": torch.zeros(1, 2, dtype=torch.int32)}, r"not \[2, 2\]"),
-        ({"weight_g_idx": torch.arange(IN) % 2}, "puts inputs that lie apart"),
+        ({"weight_g_idx": torch.arange(IN) % 3}, "names groups beyond the 2"),
     ],
 )
 def test_wrong_tensors_are_named(changes: dict[str, Tensor | None], message: str) -> None:
