@@ -47,7 +47,7 @@ def deploy(
     from quickmatch.cli.models import ensure_model
 
     with open_session() as session:
-        found = ensure_model(session, model)
+        found = ensure_model(session, model, spare=name)
         if found.model_kind is ModelKind.ADAPTER:
             deployment = _want_adapter(session, found, name)
         else:

@@ -16,11 +16,12 @@ from quickmatch.store.protocol import require
 _OF_HEADS = {"draft_vocab_size", "eagle_config", "speculators_model_type"}  # in config.json
 
 
-def ensure_model(session: Session, source: str, name: str = "") -> Model:
+def ensure_model(session: Session, source: str, name: str = "", *, spare: str = "") -> Model:
     """Return the model that `source` names; register a folder or hub id that is new.
 
-    The folder's parts are checked (and a hub id fetched) before anything is stored.
-    Raises ModelLoadError, ModelNotFound, Conflict.
+    name: what to call it; left out, as its folder is called. spare: what to call it where another
+    folder has that name already. The folder's parts are checked (and a hub id fetched) before
+    anything is stored. Raises ModelLoadError, ModelNotFound, Conflict.
     """
     known = session.store.get(Model, name or source)
     if known is not None and (not name or name == source or known.path == _stored_path(source)):
@@ -30,7 +31,7 @@ def ensure_model(session: Session, source: str, name: str = "") -> Model:
     if not _is_folder_or_id(source):
         names = ", ".join(m.id for m in session.store.find(Model))
         raise ModelNotFound(f"no model, folder or hub id {source!r}; models: {names}")
-    return _register(session, source, name)
+    return _register(session, source, name or _default_name(source), spare)
 
 
 def import_adapter(session: Session, name: str, path: str, base_model: str) -> Model:
@@ -111,24 +112,31 @@ def is_draft_folder(path: str) -> bool:
     return isinstance(raw, dict) and not raw.keys().isdisjoint(_OF_HEADS)
 
 
-def _register(session: Session, source: str, name: str) -> Model:
+def _register(session: Session, source: str, name: str, spare: str) -> Model:
     from quickmatch.engine.folder import resolve_model
 
     folder = resolve_model(model_source(source))
-    model = Model(
-        id=check_name(name or _default_name(source), "model"),
-        created_at=time.time(),
-        model_kind=ModelKind.BASE,
-        path=_stored_path(source),
-        size_bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+    path = _stored_path(source)
+    taken: list[Model] = []
+    for one in filter(None, (name, spare)):
+        known = session.store.get(Model, check_name(one, "model"))
+        if known is not None and known.path == path:
+            return known
+        if known is None:
+            model = Model(
+                id=one,
+                created_at=time.time(),
+                model_kind=ModelKind.BASE,
+                path=path,
+                size_bytes=sum(f.stat().st_size for f in folder.glob("*.safetensors")),
+            )
+            session.store.insert(model)
+            return model
+        taken.append(known)
+    raise Conflict(
+        f"model {taken[-1].id!r} exists, with path {taken[-1].path}; call this one otherwise: "
+        f"quickmatch create model NAME --path {source}"
     )
-    known = session.store.get(Model, model.id)
-    if known is not None and known.path == model.path:
-        return known
-    if known is not None:
-        raise Conflict(f"model {model.id!r} exists, with path {known.path}; give --name")
-    session.store.insert(model)
-    return model
 
 
 def _is_folder_or_id(source: str) -> bool:

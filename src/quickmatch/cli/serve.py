@@ -150,7 +150,7 @@ def _want(
         _change_deployed(session, wanted, changes)
         note(f"serving what is deployed: {', '.join(d.id for d in wanted)}")
         return wanted[0].id
-    model = ensure_model(session, source or SHIPPED_MODEL)
+    model = ensure_model(session, source or SHIPPED_MODEL, spare=name)
     known = session.store.get(Deployment, name or model.id)
     check_changes(session, model, known, changes)
     deployment = want_deployment(session, model, name=name, trace=trace)

@@ -1,6 +1,7 @@
 """The verbs, against a real store, with no server running."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from quickmatch.cli import server_lock
 from quickmatch.core.errors import Conflict
 from quickmatch.core.settings import Home
+from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from tests.unit.cli.conftest import Run
 
 
@@ -95,6 +97,24 @@ def test_deploy_of_an_unknown_name(run: Run) -> None:
     result = run("deploy", "nothing-like-it")
     assert result.code == 2
     assert "quickmatch-base" in result.err
+
+
+def test_two_folders_of_one_name(run: Run, tmp_path: Path) -> None:
+    from quickmatch.engine.folder import resolve_model
+
+    shipped = resolve_model(model_source(SHIPPED_MODEL))
+    first, second = (str(tmp_path / parent / "twin") for parent in "ab")
+    for folder in (first, second):
+        shutil.copytree(shipped, folder)
+    assert run("deploy", first, "-o", "json").json["model"] == "twin"
+    taken = run("deploy", second)
+    assert taken.code == 2
+    assert f"create model NAME --path {second}" in taken.err
+    assert run("deploy", second, "--name", "twin").code == 2
+    assert run("deploy", second, "--name", "other", "-o", "json").json["model"] == "other"
+    assert run("deploy", second, "--name", "other").code == 0  # the same again
+    paths = {m["id"]: m["path"] for m in run("list", "models", "-o", "json").json}
+    assert (paths["twin"], paths["other"]) == (first, second)
 
 
 def test_chat_without_a_server_says_how_to_start_one(run: Run) -> None:
