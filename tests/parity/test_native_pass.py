@@ -12,7 +12,6 @@ from quickmatch.engine.batch import StepBatch
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.forward_pass import PassSize
-from quickmatch.engine.lora import LoraLayers, LowRank
 from quickmatch.engine.model_config import ModelConfig, read_model_config
 from quickmatch.engine.native_pass import NativePass, kernels, why_not_native
 from quickmatch.engine.runner import ModelRunner
@@ -83,55 +82,6 @@ def test_hidden_states_are_those_of_float32(folders: dict[str, Path]) -> None:
     for ours, theirs in zip(got, right, strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours.float() - theirs).abs().mean() < 0.02 * theirs.abs().mean()
-
-
-def adapter_of(model: ModelConfig, seed: int, rank: int) -> LoraLayers:
-    """A random adapter on every product but the last layer's output."""
-    generator = torch.Generator().manual_seed(seed)
-    hidden, inner = model.hidden_size, model.intermediate_size
-    shapes = [
-        (model.q_size + 2 * model.kv_size, hidden),
-        (hidden, model.q_size),
-        (2 * inner, hidden),
-        (hidden, inner),
-    ]
-    layers: LoraLayers = []
-    for index in range(model.num_layers):
-        places: list[LowRank | None] = []
-        for out, size in shapes:
-            a, b = (
-                torch.randn(shape, generator=generator) * 0.1
-                for shape in ((rank, size), (out, rank))
-            )
-            places.append(LowRank(a.bfloat16(), b.bfloat16()))
-        if index == model.num_layers - 1:
-            places[1] = None
-        layers.append(places)
-    return layers
-
-
-def test_adapters_of_one_batch_do_not_touch_one_another(folders: dict[str, Path]) -> None:
-    native, in_bfloat16, in_float32, model = load(folders["qwen2"])
-    for row, rank in ((0, 5), (3, 16)):
-        layers = adapter_of(model, row, rank)
-        native.put_adapter(row, layers)
-        in_bfloat16.put_adapter(row, layers)
-        exact = [[p and LowRank(p.a.float(), p.b.float()) for p in layer] for layer in layers]
-        in_float32.put_adapter(row, exact)
-    batch = StepBatch([], [], [], [])
-    rows = [-1, 0, 3, 0]
-    for i, row in enumerate(rows):
-        span_of(batch, text_of(i, 20 + i), 0, TABLES[i], adapter_row=row)
-    right, got = run(in_float32, batch), run(native, batch)
-    assert (got - right).abs().mean() < (run(in_bfloat16, batch) - right).abs().mean()
-    for i, row in enumerate(rows):
-        own = StepBatch([], [], [], [])
-        span_of(own, text_of(i, 20 + i), 0, TABLES[i], adapter_row=row)
-        span = batch.spans[i]
-        assert torch.equal(run(native, own), got[span.start : span.start + span.num_tokens])
-    native.drop_adapter(3)
-    with pytest.raises(IndexError):
-        run(native, batch)
 
 
 @pytest.mark.parametrize(

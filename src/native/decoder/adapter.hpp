@@ -1,7 +1,8 @@
 // Low-rank adapters of one base, and their share in a step's rows: y += (x · Aᵀ) · Bᵀ.
 //
-// Each adapter works on its own rows, gathered unless they lie side by side; what it adds to a row does not
-// depend on the others.
+// Each adapter works on its own rows; what it adds to a row does not depend on the others. The first
+// product is made before the base's, the second as soon as the base has some outputs, while they are in
+// the cache.
 #pragma once
 
 #include "isa.hpp"
@@ -9,63 +10,63 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstring>
-#include <type_traits>
 #include <vector>
 
+#include "rank_outputs.hpp"
 #include "ranks.hpp"
 #include "team.hpp"
-#include "weight.hpp"
 
 namespace quickmatch::QM_ISA {
 
 constexpr std::size_t kNumPlaces = 4;  // qkv, o, gate_up, down: the products of a layer
 
-// Outputs [first, first + up.out()) of a product, which some of the ranks add to.
-struct Block {
-    std::size_t first, first_rank;
-    Weight up;  // [outputs, ranks], the scaling in it
-};
-
 // Adapters of several matrices that are one product here: all their ranks, and for each of the
-// matrices its own block.
+// matrices its own outputs.
 struct LowRank {
-    Ranks down;  // [rank, in]
-    std::vector<Block> blocks;
+    Ranks down;                       // [ranks, in]
+    std::vector<RankOutputs> blocks;  // [outputs, ranks], the scaling in it
+    std::vector<float> scales;        // of the sums of each rank, 0 behind the last; none of bfloat16
+
+    LowRank() = default;
+    // downs: [num_ranks, in], ups: [out, num_ranks] bfloat16. ends: where the outputs of each matrix end.
+    // Ranks that are all zero for a matrix are another's, or nobody's.
+    LowRank(Arena& arena, const Bf16* downs, const Bf16* ups, const std::vector<std::size_t>& ends,
+            std::size_t num_ranks, std::size_t in, bool in_bytes)
+        : down(arena, downs, num_ranks, in, in_bytes) {
+        std::vector<RankBlock> found;
+        std::vector<float> of_ups(num_ranks);
+        std::size_t first = 0;
+        for (const std::size_t end : ends) {
+            std::vector<Bf16> most(num_ranks);  // of each rank, without its sign: ordered as its bits are
+            for (std::size_t o = first; o < end; ++o) {
+                for (std::size_t k = 0; k < num_ranks; ++k) {
+                    most[k] = std::max(most[k], Bf16(ups[o * num_ranks + k] & 0x7FFF));
+                }
+            }
+            RankBlock block{first, end, num_ranks, 0};
+            for (std::size_t k = 0; k < num_ranks; ++k) {
+                if (most[k] == 0) continue;
+                block.first_rank = std::min(block.first_rank, k);
+                block.last_rank = k + 1;
+                of_ups[k] = std::max(of_ups[k], widen(most[k]) / 127);
+            }
+            if (block.first_rank < block.last_rank) found.push_back(block);
+            first = end;
+        }
+        for (const RankBlock& block : found) {
+            blocks.emplace_back(arena, ups, num_ranks, block, in_bytes ? of_ups.data() : nullptr);
+        }
+        if (!in_bytes) return;
+        scales.resize(down.stride());
+        for (std::size_t k = 0; k < num_ranks; ++k) scales[k] = down.scales()[k] * of_ups[k];
+    }
 
     std::size_t num_bytes() const {
-        std::size_t total = down.num_bytes();
-        for (const Block& block : blocks) total += block.up.num_bytes();
+        std::size_t total = down.num_bytes() + scales.size() * sizeof(float);
+        for (const RankOutputs& block : blocks) total += block.num_bytes();
         return total;
     }
 };
-
-// up: [out, rank] bfloat16. ends: where the outputs of each matrix end. Ranks that are all zero for a
-// matrix are another's, or nobody's.
-inline std::vector<Block> blocks_of(Arena& arena, const Bf16* up, const std::vector<std::size_t>& ends,
-                                    std::size_t rank) {
-    std::vector<Block> blocks;
-    std::size_t first = 0;
-    for (const std::size_t end : ends) {
-        std::size_t low = rank, high = 0;
-        for (std::size_t o = first; o < end; ++o) {
-            for (std::size_t k = 0; k < rank; ++k) {
-                if ((up[o * rank + k] & 0x7FFF) == 0) continue;
-                low = std::min(low, k);
-                high = std::max(high, k + 1);
-            }
-        }
-        if (low < high) {
-            std::vector<Bf16> own((end - first) * (high - low));
-            for (std::size_t o = first; o < end; ++o) {
-                std::copy(up + o * rank + low, up + o * rank + high, own.data() + (o - first) * (high - low));
-            }
-            blocks.push_back({first, low, Weight(arena, own.data(), nullptr, end - first, high - low)});
-        }
-        first = end;
-    }
-    return blocks;
-}
 
 struct Adapter {
     // num_bytes: about what it takes. There may be hundreds that are smaller than a large page.
@@ -93,133 +94,101 @@ class AdapterStep {
   public:
     std::vector<AdaptedRows> parts;
 
-    // x: [rows, in]; y: [rows, out], added to. Many adapters are shared among the threads,
-    // a few have the threads share each of their products.
-    void add(Team& team, std::size_t layer, std::size_t place, const Operand* x, std::size_t in,
-             float* y, std::size_t out) {
-        if (parts.empty()) return;
-        make_room(layer, place, in);
-        const auto some = [&](Team& own, std::size_t first, std::size_t last) {
-            for (std::size_t i = first; i < last; ++i) {
-                const LowRank& low = parts[i].adapter->layers[layer][place];
-                if (!low.down.is_empty()) add_part(own, low, i, x, in, y, out);
+    // How many groups of outputs to compute before `add`. Of few rows many: each adapter is then read in
+    // long runs. Of many rows as few as fit the cache.
+    std::size_t groups_at_once(std::size_t rows) const {
+        return parts.empty() ? 1 : std::max<std::size_t>(1, kCached / (rows * kGroupOutputs * sizeof(float)));
+    }
+
+    // The first products of a place, of x: [rows, in]. Many adapters are shared among the threads; of a
+    // few, the rows are.
+    void start(Team& team, std::size_t layer, std::size_t place, const Operand* x, std::size_t in) {
+        works_.clear();
+        std::size_t size = 0, num_rows = 0;
+        for (const AdaptedRows& part : parts) {
+            const LowRank& low = part.adapter->layers[layer][place];
+            if (low.down.is_empty()) continue;
+            works_.push_back({&low, &part.rows, size, num_rows});
+            size += part.rows.size() * low.down.stride();
+            num_rows += part.rows.size();
+        }
+        sums_.at_least(size);
+        ranks_.at_least(size + 16);  // a pair's second may be read behind the last
+        rank_words_.at_least(size + 16);
+        scales_.at_least(num_rows);
+        words_.at_least(num_rows * in + 16);
+        if (works_.size() >= kManyParts) {
+            team.share(works_.size(), [&](std::size_t first, std::size_t last) {
+                for (std::size_t i = first; i < last; ++i) sum(i, x, in, 0, works_[i].rows->size());
+            });
+            return;
+        }
+        for (std::size_t i = 0; i < works_.size(); ++i) {
+            const std::size_t count = works_[i].rows->size();
+            const auto some = [&](std::size_t first, std::size_t last) { sum(i, x, in, first, last); };
+            if (count < kSharedRows) {
+                some(0, count);
+            } else {
+                team.share(count, some);
             }
-        };
-        if (parts.size() < kManyParts) {
-            some(team, 0, parts.size());
-        } else {
-            team.share(parts.size(), [&](std::size_t first, std::size_t last) { some(alone_, first, last); });
+        }
+    }
+
+    // The second products of the place that was started: added to outputs [first, last), multiples of 16,
+    // of y: [rows, stride]. Any thread may.
+    void add(std::size_t first, std::size_t last, float* y, std::size_t stride) const {
+        for (std::size_t i = 0; i < works_.size(); ++i) {
+            const Work& work = works_[i];
+            const RankSums sums{work.low->down.stride(), ranks_.data() + work.start,
+                                rank_words_.data() + work.start, scales_.data() + work.first_row};
+            for (std::size_t b = 0; b < work.low->blocks.size(); ++b) {
+                const bool has_next = i + 1 < works_.size() && b < works_[i + 1].low->blocks.size();
+                work.low->blocks[b].add_to(first, last, sums, *work.rows, Target{y, stride, true},
+                                           has_next ? &works_[i + 1].low->blocks[b] : nullptr);
+            }
         }
     }
 
   private:
     static constexpr std::size_t kManyParts = 4, kSharedRows = 16;
+    static constexpr std::size_t kCached = std::size_t{256} << 10;  // bytes of outputs
 
-    // Memory for every row, as parts are worked on at the same time.
-    void make_room(std::size_t layer, std::size_t place, std::size_t in) {
-        starts_.clear();
-        std::size_t num_rows = 0;
-        padded_ = 0;
-        for (const AdaptedRows& part : parts) {
-            starts_.push_back(num_rows);
-            num_rows += part.rows.size();
-            const LowRank& low = part.adapter->layers[layer][place];
-            padded_ = std::max(padded_, (low.down.count() + 15) / 16 * 16);
-        }
-        picked_.at_least(num_rows * in);
-        inner_.at_least(num_rows * padded_);
-        narrowed_.at_least(num_rows * padded_ + 16);
-    }
+    // What one part has to do at a place; its ranks' numbers begin at `start`, its rows at `first_row`.
+    struct Work {
+        const LowRank* low;
+        const std::vector<std::size_t>* rows;
+        std::size_t start, first_row;
+    };
 
-    void add_part(Team& team, const LowRank& low, std::size_t index, const Operand* x, std::size_t in,
-                  float* y, std::size_t out) {
-        const std::vector<std::size_t>& rows = parts[index].rows;
-        const std::size_t count = rows.size(), rank = low.down.count();
-        const bool is_run = rows.back() - rows.front() + 1 == count;  // as of a prompt, or of one row
-        const Operand* from = x + rows[0] * in;
-        if (!is_run) {
-            Operand* picked = picked_.data() + starts_[index] * in;
-            for (std::size_t i = 0; i < count; ++i) {
-                std::memcpy(picked + i * in, x + rows[i] * in, in * sizeof(Operand));
-            }
-            from = picked;
+    // Of a part's rows [first, last).
+    void sum(std::size_t index, const Operand* x, std::size_t in, std::size_t first, std::size_t last) {
+        const Work& work = works_[index];
+        const Ranks& down = work.low->down;
+        const Ranks* next = index + 1 < works_.size() ? &works_[index + 1].low->down : nullptr;
+        const std::size_t stride = down.stride(), start = work.start + first * stride, count = last - first;
+        const std::size_t* rows = work.rows->data() + first;
+        float* sums = sums_.data() + start;
+        if (!down.holds_bytes()) {
+            down.multiply(x, rows, count, sums, next);
+            convert(sums, count * stride, ranks_.data() + start);
+            return;
         }
-        float* inner = inner_.data() + starts_[index] * padded_;
-        const auto down = [&](std::size_t first, std::size_t last) {
-            low.down.multiply(from + first * in, last - first, inner + first * padded_, padded_);
-        };
-        if (count < kSharedRows) {
-            down(0, count);
-        } else {
-            team.share(count, down);
+        float* scales = scales_.data() + work.first_row + first;
+        std::int16_t* words = words_.data() + (work.first_row + first) * in;
+        for (std::size_t r = 0; r < count; ++r) {
+            scales[r] = round_to_words(x + rows[r] * in, nullptr, in, down.largest_word(), words + r * in);
         }
-        Operand* narrowed = narrowed_.data() + starts_[index] * padded_;
-        for (std::size_t i = 0; i < count; ++i) {
-            std::fill(inner + i * padded_ + rank, inner + (i + 1) * padded_, 0.0f);
-            convert(inner + i * padded_, padded_, narrowed + i * padded_);
-        }
-        for (const Block& block : low.blocks) {
-            const Operand* ranks = narrowed + block.first_rank;
-            const auto up = [&](std::size_t first, std::size_t last) {
-                add_up(block.up, first, last, ranks, padded_, rows, y + block.first, out);
-            };
-            if (count < kSharedRows) {
-                up(0, block.up.num_groups());
-            } else {
-                team.share(block.up.num_groups(), up);
-            }
+        down.multiply(words, count, sums, next);
+        for (std::size_t r = 0; r < count; ++r) {
+            scales[r] *= round_to_words(sums + r * stride, work.low->scales.data(), stride, largest_word(stride),
+                                        rank_words_.data() + start + r * stride);
         }
     }
 
-    // The second product, of groups [first, last) of the outputs: a few pairs of inputs each, so that
-    // it is over before multiply_groups would have begun.
-    static void add_up(const Weight& weight, std::size_t first, std::size_t last, const Operand* ranks,
-                       std::size_t stride, const std::vector<std::size_t>& rows, float* y, std::size_t out) {
-        for (std::size_t g = first; g < last; ++g) {
-            const std::size_t column = g * kGroupOutputs;
-            const auto add = [&](auto width) {
-                add_up_group<decltype(width)::value>(weight.group(g), weight.pairs(), ranks, stride, rows,
-                                                     Target{y + column, out, true}, weight.out() - column);
-            };
-            switch (weight.group_width(g)) {
-                case 1: add(std::integral_constant<int, 1>()); break;
-                case 2: add(std::integral_constant<int, 2>()); break;
-                case 3: add(std::integral_constant<int, 3>()); break;
-                default: add(std::integral_constant<int, 4>());
-            }
-        }
-    }
-
-    template <int kWidth>
-    QM_KERNEL static void add_up_group(const std::uint32_t* weight, std::size_t pairs, const Operand* ranks,
-                                       std::size_t stride, const std::vector<std::size_t>& rows, const Target& to,
-                                       std::size_t num_outputs) {
-        std::size_t i = 0;
-        if constexpr (kHas32Registers) {
-            for (; i + 4 <= rows.size(); i += 4) {
-                F16 sums[4][kWidth] = {};
-                for (std::size_t p = 0; p < pairs; ++p) {
-                    add_pair<4, kWidth>(weight + p * kWidth * kPanel, ranks + i * stride + 2 * p, stride, sums);
-                }
-                for (std::size_t r = 0; r < 4; ++r) {
-                    for (int n = 0; n < kWidth; ++n) put_sums(sums[r][n], n, nullptr, to, rows[i + r], num_outputs);
-                }
-            }
-        }
-        for (; i < rows.size(); ++i) {
-            F16 sums[1][kWidth] = {};
-            for (std::size_t p = 0; p < pairs; ++p) {
-                add_pair<1, kWidth>(weight + p * kWidth * kPanel, ranks + i * stride + 2 * p, stride, sums);
-            }
-            for (int n = 0; n < kWidth; ++n) put_sums(sums[0][n], n, nullptr, to, rows[i], num_outputs);
-        }
-    }
-
-    Team alone_{1};
-    std::vector<std::size_t> starts_;  // of each part, in rows
-    std::size_t padded_ = 0;           // the largest rank, in whole lanes
-    Scratch<Operand> picked_, narrowed_;
-    Scratch<float> inner_;
+    std::vector<Work> works_;
+    Scratch<float> sums_, scales_;
+    Scratch<Operand> ranks_;
+    Scratch<std::int16_t> words_, rank_words_;  // of x, and of what its ranks come to
 };
 
 }  // namespace quickmatch::QM_ISA

@@ -105,11 +105,10 @@ struct Handle {
         adapter->layers.resize(shape.num_layers);
         for (std::size_t i = 0; i < shape.num_layers * kNumPlaces; ++i) {
             if (ranks.at(i) == 0) continue;
-            const auto [out, in] = places()[i % kNumPlaces];
-            const std::size_t rank = ranks[i];
-            LowRank& low = adapter->layers[i / kNumPlaces][i % kNumPlaces];
-            low.down = Ranks(adapter->arena, at<Bf16>(downs.at(i)), rank, in);
-            low.blocks = blocks_of(adapter->arena, at<Bf16>(ups.at(i)), matrix_ends(i % kNumPlaces), rank);
+            const std::size_t layer = i / kNumPlaces, place = i % kNumPlaces;
+            adapter->layers[layer][place] =
+                LowRank(adapter->arena, at<Bf16>(downs.at(i)), at<Bf16>(ups.at(i)), matrix_ends(place), ranks[i],
+                        places()[place][1], decoder.has_few_bits(layer, place));
         }
         decoder.set_adapter(row, std::move(adapter));
     }

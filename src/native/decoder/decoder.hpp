@@ -93,6 +93,10 @@ class Decoder {
         adapters_[row] = std::move(adapter);
     }
     void drop_adapter(std::int32_t row) { adapters_.erase(row); }
+    // Whether a product's weights are in 8 or 4 bits, and what adapters add to it in bytes, too.
+    bool has_few_bits(std::size_t layer, std::size_t place) const {
+        return std::holds_alternative<IntWeight>(layers_.at(layer).weights[place]);
+    }
 
     std::size_t num_bytes() const {
         std::size_t total = QM_ISA::num_bytes(lm_head_);
@@ -247,6 +251,7 @@ class Decoder {
         const Layer& layer = layers_[index];
         Operand* normed = normed_.at_least(rows * hidden);
         norm_rows(x, layer.attention_norm, rows, normed);
+        adapted_.start(team_, index, 0, normed, hidden);
         float* qkv = wide_.at_least(rows * std::max(qkv_size, 2 * shape_.inner));
         Operand* queries = queries_.at_least(rows * q_size);
         const Product product(team_, layer.weights[0], normed, rows, Target{qkv, qkv_size, false}, rounded_);
@@ -254,30 +259,48 @@ class Decoder {
         const std::size_t dim = shape_.heads.dim, num_heads = qkv_size / dim;
         const std::size_t outputs = std::lcm(dim, kGroupOutputs);
         const std::size_t groups_each = outputs / kGroupOutputs, heads_each = outputs / dim;
+        const std::size_t together = std::max<std::size_t>(1, adapted_.groups_at_once(rows) / groups_each);
         team_.share((qkv_size + outputs - 1) / outputs, [&](std::size_t first, std::size_t last) {
-            for (std::size_t unit = first; unit < last; ++unit) {
-                const std::size_t end = std::min((unit + 1) * groups_each, product.num_groups());
-                product.run(unit * groups_each, end);
-                if (!adapted_.parts.empty()) continue;
-                for (std::size_t head = unit * heads_each; head < std::min((unit + 1) * heads_each, num_heads); ++head) {
+            for (std::size_t unit = first; unit < last; unit += together) {
+                const std::size_t next = std::min(unit + together, last);
+                product.run(unit * groups_each, std::min(next * groups_each, product.num_groups()));
+                adapted_.add(unit * outputs, std::min(next * outputs, qkv_size), qkv, qkv_size);
+                for (std::size_t head = unit * heads_each; head < std::min(next * heads_each, num_heads); ++head) {
                     place_head(step, head, index, qkv, queries);
                 }
             }
         });
-        if (!adapted_.parts.empty()) {
-            adapted_.add(team_, index, 0, normed, hidden, qkv, qkv_size);
-            team_.share(num_heads, [&](std::size_t first, std::size_t last) {
-                for (std::size_t head = first; head < last; ++head) place_head(step, head, index, qkv, queries);
-            });
-        }
         limit(step, index);
         Operand* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
         const auto over = [&](const auto& kv) {
             attention_.run(team_, kv, step.spans, views_, marks_, queries, attended);
         };
         std::visit(over, kv_[index]);
-        multiply(team_, layer.weights[1], attended, rows, Target{x, hidden, true}, rounded_);
-        adapted_.add(team_, index, 1, attended, q_size, x, hidden);
+        add_product(index, 1, attended, q_size, rows, x);
+    }
+
+    // Add to x: [rows, hidden] what a place makes of its input.
+    void add_product(std::size_t index, std::size_t place, const Operand* from, std::size_t in, std::size_t rows,
+                     float* x) {
+        const std::size_t hidden = shape_.hidden;
+        const Target target{x, hidden, true};
+        adapted_.start(team_, index, place, from, in);
+        const Product product(team_, layers_[index].weights[place], from, rows, target, rounded_);
+        share_groups(product, rows, x, hidden);
+    }
+
+    // Compute all of y: [rows, out], as many groups of outputs at once as is best for the adapters.
+    void share_groups(const Product& product, std::size_t rows, float* y, std::size_t out) {
+        const std::size_t together = adapted_.groups_at_once(rows);
+        team_.share(product.num_groups(), [&](std::size_t first, std::size_t last) {
+            for (; first < last; first += together) run_groups(product, first, std::min(first + together, last), y, out);
+        });
+    }
+
+    // Compute groups [first, last) of y: [rows, out], the adapters' share with them.
+    void run_groups(const Product& product, std::size_t first, std::size_t last, float* y, std::size_t out) const {
+        product.run(first, last);
+        adapted_.add(first * kGroupOutputs, std::min(last * kGroupOutputs, out), y, out);
     }
 
     // Norm and rotate a head of all rows; queries go to the attention, keys and values to the cache.
@@ -327,6 +350,7 @@ class Decoder {
         norm_rows(x, layer.mlp_norm, rows, normed);
         float* wide = wide_.at_least(rows * std::max(shape_.qkv_size(), 2 * inner));
         Operand* activated = inner_.at_least(rows * std::max(shape_.q_size(), inner));
+        adapted_.start(team_, index, 2, normed, hidden);
         const Product product(team_, layer.weights[2], normed, rows, Target{wide, 2 * inner, false}, rounded_);
         const auto activate = [&](std::size_t column, std::size_t size) {
             for (std::size_t r = 0; r < rows; ++r) {
@@ -334,25 +358,23 @@ class Decoder {
                 silu_times(gates, gates + inner, size, activated + r * inner + column);
             }
         };
-        if (adapted_.parts.empty() && inner % kGroupOutputs == 0) {
-            const std::size_t half = inner / kGroupOutputs;
+        if (inner % kGroupOutputs == 0) {
+            const std::size_t half = inner / kGroupOutputs, together = adapted_.groups_at_once(2 * rows);
             team_.share(half, [&](std::size_t first, std::size_t last) {
-                for (std::size_t g = first; g < last; ++g) {
-                    product.run(g, g + 1);
-                    product.run(half + g, half + g + 1);
-                    activate(g * kGroupOutputs, kGroupOutputs);
+                for (; first < last; first += together) {
+                    const std::size_t next = std::min(first + together, last);
+                    run_groups(product, first, next, wide, 2 * inner);
+                    run_groups(product, half + first, half + next, wide, 2 * inner);
+                    activate(first * kGroupOutputs, (next - first) * kGroupOutputs);
                 }
             });
         } else {
-            team_.share(product.num_groups(),
-                        [&](std::size_t first, std::size_t last) { product.run(first, last); });
-            adapted_.add(team_, index, 2, normed, hidden, wide, 2 * inner);
+            share_groups(product, rows, wide, 2 * inner);
             team_.share(inner / kPanel, [&](std::size_t first, std::size_t last) {
                 activate(first * kPanel, (last - first) * kPanel);
             });
         }
-        multiply(team_, layer.weights[3], activated, rows, Target{x, hidden, true}, rounded_);
-        adapted_.add(team_, index, 3, activated, inner, x, hidden);
+        add_product(index, 3, activated, inner, rows, x);
     }
 
     // Work on few rows is done sooner than it is shared.

@@ -2,7 +2,8 @@
 //
 // Panels of sixteen outputs (weight.hpp) would be half empty here, and an adapter is read from memory
 // once a step: so lanes are inputs, and a rank's sum is what its lanes come to in the end. Four ranks
-// stand together, 32 inputs of each in turn. A rank's bits are a function of its row and its weights.
+// stand together, 32 inputs of each in turn. A rank's bits are a function of its row and its weights. Held
+// in bytes, it is multiplied with rows rounded to words (words.hpp).
 #pragma once
 
 #include "isa.hpp"
@@ -11,11 +12,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "memory.hpp"
+#include "rows.hpp"
 #include "simd.hpp"
+#include "weight.hpp"
+#include "words.hpp"
 
 namespace quickmatch::QM_ISA {
+
+// What products with weights that are held so are summed in, and what the sum comes to.
+QM_INLINE F16 no_sum(const Bf16*) { return none_f(); }
+QM_INLINE I16 no_sum(const std::int8_t*) { return none_i(); }
+QM_INLINE F16 total_of(F16 sum) { return sum; }
+QM_INLINE F16 total_of(I16 sum) { return to_float(sum); }
 
 class Ranks {
   public:
@@ -23,53 +34,88 @@ class Ranks {
     static constexpr std::size_t kChunk = 32;    // inputs
 
     Ranks() = default;
-    // from: [count, in] bfloat16, row after row; in is a multiple of 16. The arena outlives it.
-    Ranks(Arena& arena, const Bf16* from, std::size_t count, std::size_t in)
-        : count_(count), in_(in), data_(arena.take<Bf16>(num_blocks() * kTogether * num_chunks() * kChunk)) {
+    // from: [count, in] bfloat16, row after row; in is a multiple of 16. in_bytes: whether it holds them
+    // rounded to bytes, each rank by a scale of its own. The arena outlives it.
+    Ranks(Arena& arena, const Bf16* from, std::size_t count, std::size_t in, bool in_bytes)
+        : count_(count), in_(in), holds_bytes_(in_bytes), data_(arena.take<char>(size_of_data())) {
+        std::vector<std::int8_t> codes(in_bytes ? in : 0);
         for (std::size_t rank = 0; rank < count; ++rank) {
-            Bf16* to = data_ + (rank / kTogether * num_chunks() * kTogether + rank % kTogether) * kChunk;
-            for (std::size_t i = 0; i < in; ++i) {
-                to[i / kChunk * kTogether * kChunk + place_in_chunk(i % kChunk)] = from[rank * in + i];
+            if (in_bytes) {
+                scales_.push_back(round_to_int8(from + rank * in, in, codes.data()).most / 127);
+                pack(rank, codes.data());
+            } else {
+                pack(rank, from + rank * in);
             }
         }
     }
 
     std::size_t count() const { return count_; }
     bool is_empty() const { return count_ == 0; }
-    std::size_t padded() const { return num_blocks() * kTogether; }  // sums that are written of a row
-    std::size_t num_bytes() const { return num_blocks() * kTogether * num_chunks() * kChunk * sizeof(Bf16); }
+    std::size_t stride() const { return (count_ + 15) / 16 * 16; }  // numbers that are written of a row
+    std::size_t num_bytes() const { return size_of_data() + scales_.size() * sizeof(float); }
+    bool holds_bytes() const { return holds_bytes_; }
+    const std::vector<float>& scales() const { return scales_; }  // of each rank's sums; none of bfloat16
+    float largest_word() const { return QM_ISA::largest_word((in_ + 15) / 16); }
 
-    // x: [num_rows, in]; to: [num_rows, stride], of which the first padded() are written.
-    void multiply(const Operand* x, std::size_t num_rows, float* to, std::size_t stride) const {
-        for (std::size_t block = 0; block < num_blocks(); ++block) {
-            const Bf16* weight = data_ + block * kTogether * num_chunks() * kChunk;
-            for (std::size_t r = 0; r < num_rows;) {
-                const auto run = [&](auto rows) {
-                    constexpr int kRows = decltype(rows)::value;
-                    sum<kRows>(weight, x + r * in_, to + r * stride + block * kTogether, stride);
-                    r += kRows;
-                };
-                if (kHas32Registers && num_rows - r >= 4) {
-                    run(std::integral_constant<int, 4>());
-                } else {
-                    run(std::integral_constant<int, 1>());
-                }
-            }
-        }
+    // Of rows of x that are `in` wide. to: [num_rows, stride()], 0 behind the last rank. next: what is
+    // multiplied after it, and fetched meanwhile; null if nothing is.
+    void multiply(const Operand* x, const std::size_t* rows, std::size_t num_rows, float* to, const Ranks* next) const {
+        sum_all<Bf16>([&](std::size_t r) { return x + rows[r] * in_; }, num_rows, to, next);
+    }
+    // Held in bytes. words: [num_rows, in] and readable for 16 more; sums are yet to be multiplied by
+    // scales() and by what the words are.
+    void multiply(const std::int16_t* words, std::size_t num_rows, float* to, const Ranks* next) const {
+        sum_all<std::int8_t>([&](std::size_t r) { return words + r * in_; }, num_rows, to, next);
     }
 
   private:
     std::size_t num_blocks() const { return (count_ + kTogether - 1) / kTogether; }
     std::size_t num_chunks() const { return (in_ + kChunk - 1) / kChunk; }
+    std::size_t size_of_block() const { return num_chunks() * kTogether * kChunk; }
+    std::size_t size_of_data() const { return num_blocks() * size_of_block() * (holds_bytes_ ? 1 : sizeof(Bf16)); }
 
-    // Pairs of neighbours where rows are pairs, too; else a lane has inputs i and i + 16, so that rows of
-    // float32 are read as they lie.
-    static std::size_t place_in_chunk(std::size_t i) {
-        if constexpr (std::is_same_v<Operand, Bf16>) return i;
-        return i % 16 * 2 + i / 16;
+    // As they come, but where bfloat16 is multiplied as float32: there a lane has inputs i and i + 16, so that
+    // rows are read as they lie.
+    template <typename Number>
+    static constexpr std::size_t place_in_chunk(std::size_t i) {
+        constexpr bool kIsSplit = std::is_same_v<Number, Bf16> && std::is_same_v<Operand, float>;
+        return kIsSplit ? i % 16 * 2 + i / 16 : i;
     }
 
-    // The row's numbers of one chunk, of which `left` are in the row: 16, 32 or more.
+    template <typename Number>
+    void pack(std::size_t rank, const Number* from) const {
+        Number* to = static_cast<Number*>(data_) + rank / kTogether * size_of_block() + rank % kTogether * kChunk;
+        for (std::size_t start = 0; start < in_; start += kChunk, to += kTogether * kChunk) {
+            const std::size_t size = std::min(kChunk, in_ - start);
+            for (std::size_t i = 0; i < size; ++i) to[place_in_chunk<Number>(i)] = from[start + i];
+        }
+    }
+
+    template <typename Number, typename RowOf>
+    void sum_all(const RowOf& row_of, std::size_t num_rows, float* to, const Ranks* next) const {
+        const bool is_alike = next != nullptr && next->count_ == count_ && next->holds_bytes_ == holds_bytes_;
+        const auto* numbers = static_cast<const Number*>(data_);
+        const auto* ahead = is_alike ? static_cast<const Number*>(next->data_) : numbers;
+        for (std::size_t block = 0; block < num_blocks(); ++block) {
+            float* own = to + block * kTogether;
+            std::size_t r = 0;
+            if constexpr (kHas32Registers) {
+                for (; r + 4 <= num_rows; r += 4) {
+                    const decltype(row_of(r)) four[] = {row_of(r), row_of(r + 1), row_of(r + 2), row_of(r + 3)};
+                    sum<4>(numbers, four, own + r * stride(), ahead);
+                }
+            }
+            for (; r < num_rows; ++r) {
+                const decltype(row_of(r)) one[] = {row_of(r)};
+                sum<1>(numbers, one, own + r * stride(), ahead);
+            }
+            numbers += size_of_block();
+            ahead += size_of_block();
+        }
+        for (std::size_t r = 0; r < num_rows; ++r) std::fill(to + r * stride() + count_, to + (r + 1) * stride(), 0.0f);
+    }
+
+    // A row's numbers of one chunk, of which `left` are in the row: 16, 32 or more.
     QM_INLINE static B32 chunk_of(const Operand* x, std::size_t left) {
 #ifdef QM_MULTIPLIES_PAIRS
         return as_pairs(load_words(left >= kChunk ? 0xFFFFFFFF : 0xFFFF, x));
@@ -77,35 +123,50 @@ class Ranks {
         return {load(x), left >= kChunk ? load(x + 16) : none_f()};
 #endif
     }
+    // Behind the row the weights are 0.
+    QM_INLINE static I16 chunk_of(const std::int16_t* words, std::size_t) { return load_i(words); }
 
-    template <int kRows>
-    QM_KERNEL void sum(const Bf16* weight, const Operand* x, float* to, std::size_t stride) const {
-        F16 sums[kRows][kTogether];
+    QM_INLINE static F16 add_chunk(F16 sum, const Bf16* weight, const B32& row) {
+        return dot(sum, as_pairs(load_i(weight)), row);
+    }
+    QM_INLINE static I16 add_chunk(I16 sum, const std::int8_t* weight, I16 row) {
+        return dot_words(sum, words_of_bytes(weight), row);
+    }
+
+    template <int kRows, typename Number, typename Row>
+    QM_KERNEL void sum(const Number* weight, const Row* const (&rows)[kRows], float* to, const Number* ahead) const {
+        constexpr std::size_t kSize = kTogether * kChunk, kLine = kCacheLine / sizeof(Number);
+        decltype(no_sum(weight)) sums[kRows][kTogether];
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             QM_UNROLL
-            for (std::size_t n = 0; n < kTogether; ++n) sums[r][n] = none_f();
+            for (std::size_t n = 0; n < kTogether; ++n) sums[r][n] = no_sum(weight);
         }
-        for (std::size_t i = 0; i < in_; i += kChunk, weight += kTogether * kChunk) {
-            B32 numbers[kRows];
+        for (std::size_t i = 0; i < in_; i += kChunk, weight += kSize, ahead += kSize) {
             QM_UNROLL
-            for (int r = 0; r < kRows; ++r) numbers[r] = chunk_of(x + r * in_ + i, in_ - i);
+            for (std::size_t at = 0; at < kSize; at += kLine) _mm_prefetch(ahead + at, _MM_HINT_T0);
+            decltype(chunk_of(rows[0], i)) chunks[kRows];
+            QM_UNROLL
+            for (int r = 0; r < kRows; ++r) chunks[r] = chunk_of(rows[r] + i, in_ - i);
             QM_UNROLL
             for (std::size_t n = 0; n < kTogether; ++n) {
-                const B32 ranks = as_pairs(load_i(weight + n * kChunk));
                 QM_UNROLL
-                for (int r = 0; r < kRows; ++r) sums[r][n] = dot(sums[r][n], ranks, numbers[r]);
+                for (int r = 0; r < kRows; ++r) sums[r][n] = add_chunk(sums[r][n], weight + n * kChunk, chunks[r]);
             }
         }
+        F16 totals[kRows][kTogether];
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             QM_UNROLL
-            for (std::size_t n = 0; n < kTogether; ++n) to[r * stride + n] = sum_of(sums[r][n]);
+            for (std::size_t n = 0; n < kTogether; ++n) totals[r][n] = total_of(sums[r][n]);
         }
+        put_sums_of(totals, to, stride());
     }
 
     std::size_t count_ = 0, in_ = 0;
-    Bf16* data_ = nullptr;
+    bool holds_bytes_ = false;
+    void* data_ = nullptr;
+    std::vector<float> scales_;
 };
 
 }  // namespace quickmatch::QM_ISA

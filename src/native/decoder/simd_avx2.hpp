@@ -99,6 +99,16 @@ QM_INLINE void narrow_i8(void* to, I16 a) {
     const __m128i high = _mm_packs_epi32(_mm256_castsi256_si128(a.high), _mm256_extracti128_si256(a.high, 1));
     _mm_storeu_si128(static_cast<__m128i*>(to), _mm_packs_epi16(low, high));
 }
+// The numbers fit.
+QM_INLINE void narrow_i16(void* to, I16 a) {
+    const __m256i both = _mm256_packs_epi32(a.low, a.high);
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permute4x64_epi64(both, 0xD8));
+}
+// Thirty-two signed bytes as words.
+QM_INLINE I16 words_of_bytes(const void* from) {
+    const auto* at = static_cast<const __m128i*>(from);
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(at)), _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1))};
+}
 QM_INLINE F16 load_half(const std::uint16_t* from) {
     const auto* at = reinterpret_cast<const __m128i*>(from);
     return {_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at + 1))};
@@ -169,6 +179,13 @@ QM_INLINE float sum_of(F16 a) {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+// Of each of four, or of rows of four.
+template <int kRows>
+QM_INLINE void put_sums_of(const F16 (&a)[kRows][4], float* to, std::size_t stride) {
+    for (int r = 0; r < kRows; ++r) {
+        for (int n = 0; n < 4; ++n) to[r * stride + n] = sum_of(a[r][n]);
+    }
+}
 QM_INLINE float largest_of(F16 a) {
     const __m256 eight = _mm256_max_ps(a.low, a.high);
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -203,6 +220,10 @@ QM_INLINE __m256i dot_bytes(__m256i sum, __m256i a, __m256i b) {
 }
 QM_INLINE I16 dot_bytes(I16 sum, I16 a, I16 b) {
     return {dot_bytes(sum.low, a.low, b.low), dot_bytes(sum.high, a.high, b.high)};
+}
+// sum + the products of two signed words with two.
+QM_INLINE I16 dot_words(I16 sum, I16 a, I16 b) {
+    return add(sum, I16{_mm256_madd_epi16(a.low, b.low), _mm256_madd_epi16(a.high, b.high)});
 }
 
 struct B32 {

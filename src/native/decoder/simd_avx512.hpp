@@ -45,6 +45,13 @@ QM_INLINE I16 widen_i8(const void* from) {
 QM_INLINE void narrow_i8(void* to, I16 a) {
     _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8(a));
 }
+QM_INLINE void narrow_i16(void* to, I16 a) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtepi32_epi16(a));
+}
+// Thirty-two signed bytes as words.
+QM_INLINE I16 words_of_bytes(const void* from) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+}
 QM_INLINE F16 load_half(const std::uint16_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
@@ -93,8 +100,35 @@ QM_INLINE float largest_of(F16 a) { return _mm512_reduce_max_ps(a); }
 QM_INLINE std::int32_t sum_of(I16 a) { return _mm512_reduce_add_epi32(a); }
 QM_INLINE std::uint32_t smallest_of(Mask16 mask, I16 a) { return _mm512_mask_reduce_min_epu32(mask, a); }
 
+// What sum_of gives of each of four, or of four rows of four, and to the same bits.
+QM_INLINE F16 add_quarters(F16 a, F16 b, F16 c, F16 d) {
+    const F16 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    const F16 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+}
+QM_INLINE void put_sums_of(const F16 (&a)[1][4], float* to, std::size_t) {
+    const F16 fours = add_quarters(a[0][0], a[0][1], a[0][2], a[0][3]);
+    const F16 twos = _mm512_add_ps(fours, _mm512_permute_ps(fours, 0x4E));
+    const F16 sums = _mm512_add_ps(twos, _mm512_permute_ps(twos, 0xB1));
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, sums)));
+}
+QM_INLINE void put_sums_of(const F16 (&a)[4][4], float* to, std::size_t stride) {
+    F16 fours[4];
+    QM_UNROLL
+    for (int n = 0; n < 4; ++n) fours[n] = add_quarters(a[0][n], a[1][n], a[2][n], a[3][n]);
+    const F16 low = _mm512_add_ps(_mm512_shuffle_ps(fours[0], fours[1], 0x44), _mm512_shuffle_ps(fours[0], fours[1], 0xEE));
+    const F16 high = _mm512_add_ps(_mm512_shuffle_ps(fours[2], fours[3], 0x44), _mm512_shuffle_ps(fours[2], fours[3], 0xEE));
+    const F16 sums = _mm512_add_ps(_mm512_shuffle_ps(low, high, 0x88), _mm512_shuffle_ps(low, high, 0xDD));
+    _mm_storeu_ps(to, _mm512_castps512_ps128(sums));
+    _mm_storeu_ps(to + stride, _mm512_extractf32x4_ps(sums, 1));
+    _mm_storeu_ps(to + 2 * stride, _mm512_extractf32x4_ps(sums, 2));
+    _mm_storeu_ps(to + 3 * stride, _mm512_extractf32x4_ps(sums, 3));
+}
+
 // sum + the products of four unsigned bytes with four signed ones.
 QM_INLINE I16 dot_bytes(I16 sum, I16 a, I16 b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// sum + the products of two signed words with two.
+QM_INLINE I16 dot_words(I16 sum, I16 a, I16 b) { return _mm512_dpwssd_epi32(sum, a, b); }
 
 #if QM_ISA_LEVEL >= QM_LEVEL_AVX512_BF16
 

@@ -213,7 +213,7 @@ class NativePass:
         )
 
     def put_adapter(self, row: int, layers: LoraLayers) -> None:
-        """See ForwardPass.put_adapter."""
+        """See ForwardPass.put_adapter. Over weights of few bits an adapter is held in 8."""
         places = [low for layer in layers for low in layer]
         held = [None if low is None else (low.a.contiguous(), low.b.contiguous()) for low in places]
         self.decoder.set_adapter(
