@@ -164,12 +164,11 @@ class AdapterStep {
     void sum(std::size_t index, const Operand* x, std::size_t in, std::size_t first, std::size_t last) {
         const Work& work = works_[index];
         const Ranks& down = work.low->down;
-        const Ranks* next = index + 1 < works_.size() ? &works_[index + 1].low->down : nullptr;
         const std::size_t stride = down.stride(), start = work.start + first * stride, count = last - first;
         const std::size_t* rows = work.rows->data() + first;
         float* sums = sums_.data() + start;
         if (!down.holds_bytes()) {
-            down.multiply(x, rows, count, sums, next);
+            down.multiply(x, rows, count, sums);
             convert(sums, count * stride, ranks_.data() + start);
             return;
         }
@@ -178,7 +177,7 @@ class AdapterStep {
         for (std::size_t r = 0; r < count; ++r) {
             scales[r] = round_to_words(x + rows[r] * in, nullptr, in, down.largest_word(), words + r * in);
         }
-        down.multiply(words, count, sums, next);
+        down.multiply(words, count, sums);
         for (std::size_t r = 0; r < count; ++r) {
             scales[r] *= round_to_words(sums + r * stride, work.low->scales.data(), stride, largest_word(stride),
                                         rank_words_.data() + start + r * stride);

@@ -17,7 +17,6 @@
 #include "memory.hpp"
 #include "rows.hpp"
 #include "simd.hpp"
-#include "weight.hpp"
 #include "words.hpp"
 
 namespace quickmatch::QM_ISA {
@@ -57,15 +56,14 @@ class Ranks {
     const std::vector<float>& scales() const { return scales_; }  // of each rank's sums; none of bfloat16
     float largest_word() const { return QM_ISA::largest_word((in_ + 15) / 16); }
 
-    // Of rows of x that are `in` wide. to: [num_rows, stride()], 0 behind the last rank. next: what is
-    // multiplied after it, and fetched meanwhile; null if nothing is.
-    void multiply(const Operand* x, const std::size_t* rows, std::size_t num_rows, float* to, const Ranks* next) const {
-        sum_all<Bf16>([&](std::size_t r) { return x + rows[r] * in_; }, num_rows, to, next);
+    // Of rows of x that are `in` wide. to: [num_rows, stride()], 0 behind the last rank.
+    void multiply(const Operand* x, const std::size_t* rows, std::size_t num_rows, float* to) const {
+        sum_all<Bf16>([&](std::size_t r) { return x + rows[r] * in_; }, num_rows, to);
     }
     // Held in bytes. words: [num_rows, in] and readable for 16 more; sums are yet to be multiplied by
     // scales() and by what the words are.
-    void multiply(const std::int16_t* words, std::size_t num_rows, float* to, const Ranks* next) const {
-        sum_all<std::int8_t>([&](std::size_t r) { return words + r * in_; }, num_rows, to, next);
+    void multiply(const std::int16_t* words, std::size_t num_rows, float* to) const {
+        sum_all<std::int8_t>([&](std::size_t r) { return words + r * in_; }, num_rows, to);
     }
 
   private:
@@ -92,25 +90,22 @@ class Ranks {
     }
 
     template <typename Number, typename RowOf>
-    void sum_all(const RowOf& row_of, std::size_t num_rows, float* to, const Ranks* next) const {
-        const bool is_alike = next != nullptr && next->count_ == count_ && next->holds_bytes_ == holds_bytes_;
+    void sum_all(const RowOf& row_of, std::size_t num_rows, float* to) const {
         const auto* numbers = static_cast<const Number*>(data_);
-        const auto* ahead = is_alike ? static_cast<const Number*>(next->data_) : numbers;
         for (std::size_t block = 0; block < num_blocks(); ++block) {
             float* own = to + block * kTogether;
             std::size_t r = 0;
             if constexpr (kHas32Registers) {
                 for (; r + 4 <= num_rows; r += 4) {
                     const decltype(row_of(r)) four[] = {row_of(r), row_of(r + 1), row_of(r + 2), row_of(r + 3)};
-                    sum<4>(numbers, four, own + r * stride(), ahead);
+                    sum<4>(numbers, four, own + r * stride());
                 }
             }
             for (; r < num_rows; ++r) {
                 const decltype(row_of(r)) one[] = {row_of(r)};
-                sum<1>(numbers, one, own + r * stride(), ahead);
+                sum<1>(numbers, one, own + r * stride());
             }
             numbers += size_of_block();
-            ahead += size_of_block();
         }
         for (std::size_t r = 0; r < num_rows; ++r) std::fill(to + r * stride() + count_, to + (r + 1) * stride(), 0.0f);
     }
@@ -134,17 +129,14 @@ class Ranks {
     }
 
     template <int kRows, typename Number, typename Row>
-    QM_KERNEL void sum(const Number* weight, const Row* const (&rows)[kRows], float* to, const Number* ahead) const {
-        constexpr std::size_t kSize = kTogether * kChunk, kLine = kCacheLine / sizeof(Number);
+    QM_KERNEL void sum(const Number* weight, const Row* const (&rows)[kRows], float* to) const {
         decltype(no_sum(weight)) sums[kRows][kTogether];
         QM_UNROLL
         for (int r = 0; r < kRows; ++r) {
             QM_UNROLL
             for (std::size_t n = 0; n < kTogether; ++n) sums[r][n] = no_sum(weight);
         }
-        for (std::size_t i = 0; i < in_; i += kChunk, weight += kSize, ahead += kSize) {
-            QM_UNROLL
-            for (std::size_t at = 0; at < kSize; at += kLine) _mm_prefetch(ahead + at, _MM_HINT_T0);
+        for (std::size_t i = 0; i < in_; i += kChunk, weight += kTogether * kChunk) {
             decltype(chunk_of(rows[0], i)) chunks[kRows];
             QM_UNROLL
             for (int r = 0; r < kRows; ++r) chunks[r] = chunk_of(rows[r] + i, in_ - i);
