@@ -23,7 +23,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Sums since the server's start, under the names of its metrics."""
+    """Sums since the server's start, under the names of its metrics without `_total`."""
 
     proposed_tokens: float = 0.0
     accepted_tokens: float = 0.0
@@ -37,7 +37,7 @@ class Counters:
         sums = dict.fromkeys((f.name for f in fields(cls)), 0.0)
         for line in text.splitlines():
             if line.startswith(_PREFIX):
-                name = line.removeprefix(_PREFIX).split("{", 1)[0].split(" ", 1)[0]
+                name = line.removeprefix(_PREFIX).split("{", 1)[0].removesuffix("_total")
                 if name in sums:
                     sums[name] += float(line.rsplit(" ", 1)[1])
         return cls(**sums)

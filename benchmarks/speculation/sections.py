@@ -13,7 +13,7 @@ from benchmarks.speculation.figures import equal_rows, loop_rows
 from benchmarks.speculation.plan import Plan
 from benchmarks.speculation.running import Arm, running, warm_up
 from benchmarks.speculation.turns import ALL, Turns, equal_share, num_tokens, rounds_of
-from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_WIDE, PROSE, prose
+from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_WIDE, NOISE, PROSE, prose
 
 MIXED, PREDICTION = "mixed", "prediction"
 
@@ -96,17 +96,21 @@ def _predictions(bench: Bench, arms: dict[str, Arm]) -> None:
 
 
 def _prose(bench: Bench, arms: dict[str, Arm]) -> None:
-    """Random sampling from raw openings: there is nothing to foretell, and it must cost nothing."""
+    """Random sampling from raw openings, where drafting must cost nothing.
+
+    At temperature 1 such small models still repeat themselves; at 2 there is nothing to foretell.
+    """
     plan = bench.plan
     num_rounds = plan.warm_up + plan.prose_repetitions
-    total = num_rounds * sum(plan.prose_calls.values())
+    total = 2 * num_rounds * sum(plan.prose_calls.values())
     calls = bench.encoder.raw(prose(total, plan.seed))
     chosen = {name: arm for name, arm in arms.items() if name in OURS}
-    settings = {"temperature": 1.0, "seed": plan.seed, "ignore_eos": True}
-    for concurrency, size in plan.prose_calls.items():
-        rounds = rounds_of(calls, num_rounds, size)
-        calls = calls[num_rounds * size :]
-        bench.speeds(chosen, rounds, PROSE, concurrency, settings=settings, is_exact=False)
+    for label, temperature in ((PROSE, 1.0), (NOISE, 2.0)):
+        settings = {"temperature": temperature, "seed": plan.seed, "ignore_eos": True}
+        for concurrency, size in plan.prose_calls.items():
+            rounds = rounds_of(calls, num_rounds, size)
+            calls = calls[num_rounds * size :]
+            bench.speeds(chosen, rounds, label, concurrency, settings=settings, is_exact=False)
 
 
 def _exact(

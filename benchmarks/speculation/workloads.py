@@ -27,6 +27,7 @@ CREDIT_DEEP = "credit-deep"  # the same calls, to the larger target...
 CREDIT_WIDE = "credit-wide"  # ...and to that one, twice as wide
 CODE_EDITS = "code_edits"
 PROSE = "prose"
+NOISE = "prose at temperature 2"
 # What an answer may cost at most: tokens above nearly all of the workload's own answers.
 MAX_TOKENS = {
     CREDIT: 160,

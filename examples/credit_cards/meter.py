@@ -29,7 +29,7 @@ _SUMS = {  # a metric's name -> the field that it is; labels by drafter are summ
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Sums since the engine's start; zeros where it does not speculate."""
+    """Sums since the server's start; zeros where it does not speculate."""
 
     counts: SpeculationCounts
     num_from_head: int  # accepted tokens that the head drafted

@@ -88,7 +88,7 @@ class Product:
 
         keep: asked at the end; True leaves the server up. Raises StageError if it does not start.
         """
-        arguments = ["serve", "--model", model, "--port", "0", *options]
+        arguments = ["serve", model, "--port", "0", *options]
         self._screen.command(arguments)
         log = self.home.root / "server.log"
         with background([*_COMMAND, *arguments], log, self._environment, keep) as process:

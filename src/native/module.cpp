@@ -52,7 +52,6 @@ NB_MODULE(_native, m) {
         .def("extend", &SuffixIndex::extend, nb::arg("sequence_id"), nb::arg("token_ids"))
         .def("finish", &SuffixIndex::finish, nb::arg("sequence_id"), nb::arg("remember"))
         .def("remember", &SuffixIndex::remember, nb::arg("scope"), nb::arg("token_ids"))
-        .def("forget", &SuffixIndex::forget, nb::arg("scope"))
         .def("draft", &SuffixIndex::draft, nb::arg("sequence_id"), nb::arg("max_nodes"))
         .def_prop_ro("num_tokens", &SuffixIndex::num_tokens)
         .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)

@@ -63,7 +63,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     make_model(folder / "tiny")
     cli = Cli(folder)
     log = folder / "serve.log"
-    process = cli.start(*SERVE, "--model", str(folder / "tiny"), log=log)
+    process = cli.start(*SERVE, str(folder / "tiny"), log=log)
 
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()
@@ -145,7 +145,7 @@ def idle(tmp_path: Path) -> Cli:
 def test_a_folder_with_a_part_missing(idle: Cli, missing: str, said: str) -> None:
     folder = make_model(idle.folder / "tiny")
     (folder / missing).unlink()
-    assert said in idle.refusal(*SERVE, "--model", str(folder))
+    assert said in idle.refusal(*SERVE, str(folder))
     assert idle.json("list", "deployments") == []
 
 
@@ -153,7 +153,7 @@ def test_a_truncated_weight_file(idle: Cli) -> None:
     folder = make_model(idle.folder / "tiny")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert "model.safetensors" in idle.refusal(*SERVE, "--model", str(folder))
+    assert "model.safetensors" in idle.refusal(*SERVE, str(folder))
 
 
 def test_an_unsupported_architecture(idle: Cli) -> None:
@@ -161,9 +161,15 @@ def test_an_unsupported_architecture(idle: Cli) -> None:
     config = json.loads((folder / "config.json").read_text())
     config |= {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
     (folder / "config.json").write_text(json.dumps(config))
-    line = idle.refusal(*SERVE, "--model", str(folder))
+    line = idle.refusal(*SERVE, str(folder))
     assert "GPT2LMHeadModel" in line
     assert "LlamaForCausalLM" in line
+
+
+def test_two_models_named(idle: Cli) -> None:
+    line = idle.refusal(*SERVE, "one", "--model", "another")
+    assert "'one'" in line
+    assert "'another'" in line
 
 
 def test_a_hub_id_with_no_network(idle: Cli) -> None:

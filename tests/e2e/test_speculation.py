@@ -127,7 +127,7 @@ async def test_drafts_change_no_answer(server: Server, plain: Answers) -> None:
     for _ in range(2):  # the second time past answers are drafted from
         assert await ask_all(server) == plain
     seen = metrics(server)
-    assert seen['accepted_tokens{deployment="tiny",drafter="suffix_global"}'] > 0
+    assert seen['accepted_tokens_total{deployment="tiny",drafter="suffix_global"}'] > 0
     assert seen['accepted_length{deployment="tiny"}'] > 1.0
 
 
@@ -175,8 +175,8 @@ async def test_heads_are_swapped_under_load_and_nobody_notices(
 
     def is_told() -> bool:  # the engine reports once a second while idle
         seen = metrics(server)
-        drafted = seen['proposed_tokens{deployment="tiny",drafter="head"}']
-        return seen['head_swaps{deployment="tiny"}'] == 5 and drafted > 0
+        drafted = seen['proposed_tokens_total{deployment="tiny",drafter="head"}']
+        return seen['head_swaps_total{deployment="tiny"}'] == 5 and drafted > 0
 
     await asyncio.to_thread(wait_until, is_told, "five swaps and drafts of heads in the metrics")
 

@@ -12,8 +12,8 @@ from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.config import EngineConfig, Quantization
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.model_config import read_model_config
-from quickmatch.engine.native_pass import NativePass, why_not_native
-from quickmatch.engine.quantization.formats import FORMATS, find_format
+from quickmatch.engine.native_pass import NativePass, in_place, why_not_native
+from quickmatch.engine.quantization.formats import FORMATS, QuantizedTensor, find_format
 from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.torch_pass import TorchPass
@@ -163,3 +163,13 @@ def test_quantized_twice_is_refused(folders: dict[str, Path], tmp_path: Path) ->
     model = read_model_config(tmp_path)
     with pytest.raises(ModelLoadError, match="already"):
         TorchPass(tmp_path, model, SIZE, dtype=torch.float32, device=CPU, form=find_format("int8"))
+
+
+def test_groups_that_the_kernels_do_not_take_become_dense() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (32, 64), generator=generator).to(torch.uint8)
+    scales = torch.rand(32, 8, generator=generator)  # groups of 8 inputs
+    weight = QuantizedTensor(codes, scales, None, 4)
+    found = in_place(weight)
+    assert isinstance(found, torch.Tensor)
+    assert torch.equal(found, weight.dequantized().bfloat16())

@@ -1,14 +1,15 @@
 """Speculation is lossless: every drafter through the real engine, against plain decoding.
 
 Drafts are forced on (`is_adaptive=False`), so that thousands of tokens pass through verification:
-what a draft got right and what it got wrong. In float32, where rounding flips no choice, tokens
-must be the same one by one; the law of sampling is held to plain sampling's by a chi-square test.
+what a draft got right and what it got wrong; one test has all drafters and the controller together.
+In float32, where rounding flips no choice, tokens must be the same one by one; the law of sampling
+is held to plain sampling's by a chi-square test.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import peft
@@ -53,12 +54,20 @@ RECORD = Grammar(
 )
 
 
-def make_engine(folder: Path, drafter: str | None, work: Path, adapters: Iterable[Path]) -> Engine:
-    """An engine with one drafter, or none; its head is random, its draft model the target."""
+def make_engine(
+    folder: Path,
+    drafters: Sequence[str],
+    work: Path,
+    adapters: Iterable[Path],
+    *,
+    is_adaptive: bool = False,
+    head_of: str = "",
+) -> Engine:
+    """An engine with these drafters; its head is random, its draft model the target."""
     speculation = SpeculationConfig(
-        drafters=() if drafter is None else (drafter,),
-        draft_model=str(folder) if drafter == "draft_model" else "",
-        is_adaptive=False,
+        drafters=tuple(drafters),
+        draft_model=str(folder) if "draft_model" in drafters else "",
+        is_adaptive=is_adaptive,
         max_depth=5,
         max_draft_tokens=9,
     )
@@ -75,9 +84,9 @@ def make_engine(folder: Path, drafter: str | None, work: Path, adapters: Iterabl
     engine = Engine(runner, config)
     for path in adapters:
         engine.load_adapter(f"{path.name}@1", str(path))
-    if drafter == "head":
+    if "head" in drafters:
         head = make_head(work / "head", folder, seed=3)
-        engine.swap_draft("", "head@1", runner.read_draft(str(head)))
+        engine.swap_draft(head_of, "head@1", runner.read_draft(str(head)))
     return engine
 
 
@@ -168,9 +177,9 @@ def test_tokens_are_those_of_plain_decoding(
 ) -> None:
     """Greedy and seeded, penalties and logprobs, base and adapters mixed: token for token."""
     requests = requests_of(Tokenizer.from_folder(FOLDER), seed=1)
-    plain = answer(make_engine(FOLDER, None, tmp_path, adapters), requests, 6)
+    plain = answer(make_engine(FOLDER, (), tmp_path, adapters), requests, 6)
     check_records(requests, plain)
-    engine = make_engine(FOLDER, drafter, tmp_path, adapters)
+    engine = make_engine(FOLDER, [drafter], tmp_path, adapters)
     for at_once in (6, 1):  # the second time the suffix index knows most of it
         assert answer(engine, requests, at_once) == plain
     stats = speculation_of(engine)
@@ -182,6 +191,24 @@ def test_tokens_are_those_of_plain_decoding(
         assert stats.num_accepted > 0.3 * stats.num_proposed
     if drafter == "suffix":
         assert stats.num_accepted > 200
+
+
+def test_all_drafters_under_the_controller_change_no_token(
+    adapters: list[Path], tmp_path: Path
+) -> None:
+    """Merged trees of several drafters, chosen by expected speed: token for token."""
+    requests = requests_of(Tokenizer.from_folder(FOLDER), seed=2)
+    plain = answer(make_engine(FOLDER, (), tmp_path, adapters), requests, 6)
+    drafters = [*DRAFTERS, "grammar"]
+    # One adapter has a head; the draft model drafts for the base and the other one.
+    engine = make_engine(FOLDER, drafters, tmp_path, adapters, is_adaptive=True, head_of="a@1")
+    assert engine.speculator is not None
+    engine.speculator.measure_costs(max_num_seqs=8)
+    for at_once in (6, 1, 3):
+        assert answer(engine, requests, at_once) == plain
+    sources = speculation_of(engine).sources
+    assert sum(source.num_proposed > 0 for source in sources.values()) >= 3
+    assert speculation_of(engine).num_accepted > 200
 
 
 @pytest.mark.slow
@@ -213,8 +240,8 @@ def test_the_law_is_that_of_plain_sampling(
         ]
         return Counter(tuple(t) for t in answer(engine, requests, 64).values())
 
-    plain = draws(make_engine(folder, None, tmp_path, [path]), ())
-    engine = make_engine(folder, drafter, tmp_path, [path])
+    plain = draws(make_engine(folder, (), tmp_path, [path]), ())
+    engine = make_engine(folder, [drafter], tmp_path, [path])
     drafted = draws(engine, plain.most_common(1)[0][0])
     assert speculation_of(engine).num_proposed > 1_000
     common = [pair for pair, count in plain.most_common(60) if count >= 20]

@@ -23,16 +23,17 @@ constexpr std::size_t kNumPlaces = 4;  // qkv, o, gate_up, down: the products of
 // Adapters of several matrices that are one product here: all their ranks, and for each of the
 // matrices its own outputs.
 struct LowRank {
+    std::vector<float> scales;        // of the sums of each rank, 0 behind the last; none of bfloat16
     Ranks down;                       // [ranks, in]
     std::vector<RankOutputs> blocks;  // [outputs, ranks], the scaling in it
-    std::vector<float> scales;        // of the sums of each rank, 0 behind the last; none of bfloat16
 
     LowRank() = default;
     // downs: [num_ranks, in], ups: [out, num_ranks] bfloat16. ends: where the outputs of each matrix end.
     // Ranks that are all zero for a matrix are another's, or nobody's.
     LowRank(Arena& arena, const Bf16* downs, const Bf16* ups, const std::vector<std::size_t>& ends,
             std::size_t num_ranks, std::size_t in, bool in_bytes)
-        : down(arena, downs, num_ranks, in, in_bytes) {
+        : scales(in_bytes ? (num_ranks + 15) / 16 * 16 : 0),
+          down(arena, downs, num_ranks, in, in_bytes ? scales.data() : nullptr) {
         std::vector<RankBlock> found;
         std::vector<float> of_ups(num_ranks);
         std::size_t first = 0;
@@ -56,9 +57,9 @@ struct LowRank {
         for (const RankBlock& block : found) {
             blocks.emplace_back(arena, ups, num_ranks, block, in_bytes ? of_ups.data() : nullptr);
         }
-        if (!in_bytes) return;
-        scales.resize(down.stride());
-        for (std::size_t k = 0; k < num_ranks; ++k) scales[k] = down.scales()[k] * of_ups[k];
+        if (in_bytes) {
+            for (std::size_t k = 0; k < num_ranks; ++k) scales[k] *= of_ups[k];
+        }
     }
 
     std::size_t num_bytes() const {

@@ -23,26 +23,10 @@
 #include "int8_kv.hpp"
 #include "paged_kv.hpp"
 #include "rows.hpp"
+#include "sight.hpp"
 #include "team.hpp"
 
 namespace quickmatch::QM_ISA {
-
-// The new tokens of one sequence.
-struct Span {
-    std::size_t start;       // row of its first token
-    std::size_t num_rows;
-    std::size_t context;     // tokens stored before it
-    std::size_t tree_start;  // first of its rows' parents; kNoTree: a plain span
-    std::vector<std::uint32_t> chunks;  // where its tokens lie, sixteen each
-};
-constexpr std::size_t kNoTree = static_cast<std::size_t>(-1);
-
-// What one row of a step sees: tokens [low, high), and of those behind `context` only the marked.
-struct View {
-    std::size_t low, high;
-    std::size_t context;         // all tokens before this are seen
-    std::size_t marks = kNoTree;  // into the marks of the step; kNoTree: all before high are seen
-};
 
 struct Heads {
     std::size_t num_query, num_kv, dim;
@@ -58,8 +42,7 @@ class Attention {
 
     // queries: [rows, num_query * dim], unscaled. out: the same shape.
     template <typename KV>
-    void run(Team& team, const KV& kv, const std::vector<Span>& spans,
-             const std::vector<View>& views, const std::vector<std::uint16_t>& marks,
+    void run(Team& team, const KV& kv, const std::vector<Span>& spans, const Sight& sight,
              const Operand* queries, Operand* out) {
         items_.clear();
         for (const Span& span : spans) {
@@ -74,7 +57,7 @@ class Attention {
             thread_local Tile tile;
             thread_local Scratch<float> scratch;
             for (std::size_t i = first; i < last; ++i) {
-                run_item(items_[i], kv, views, marks, queries, out, tile, scratch);
+                run_item(items_[i], kv, sight, queries, out, tile, scratch);
             }
         });
     }
@@ -112,9 +95,8 @@ class Attention {
     };
 
     template <typename KV>
-    void run_item(const Item& item, const KV& kv, const std::vector<View>& views,
-                  const std::vector<std::uint16_t>& marks, const Operand* queries, Operand* out,
-                  Tile& tile, Scratch<float>& scratch) const {
+    void run_item(const Item& item, const KV& kv, const Sight& sight, const Operand* queries, Operand* out, Tile& tile,
+                  Scratch<float>& scratch) const {
         std::size_t low = std::numeric_limits<std::size_t>::max();
         const std::size_t group = heads_.group(), stride = heads_.num_query * heads_.dim;
         tile.count = item.count;
@@ -125,7 +107,7 @@ class Attention {
         for (std::size_t i = 0; i < item.count; ++i) {
             const std::size_t q = item.first + i, row = item.span->start + q / group;
             const std::size_t column = (item.head * group + q % group) * heads_.dim;
-            const View& view = views[row];
+            const View& view = sight.views[row];
             tile.asked[i] = {queries + row * stride + column, out + row * stride + column, &view};
             low = std::min(low, view.low);
             tile.high = std::max(tile.high, view.high);
@@ -138,26 +120,26 @@ class Attention {
         const std::size_t num_scores = item.count * tile.width;
         tile.scores = scratch.at_least(num_scores + item.count * heads_.dim);
         tile.sums = tile.scores + num_scores;
-        score_all(kv, tile, marks);
-        for (std::size_t q = 0; q < tile.count; ++q) weigh(tile, q, marks);
+        score_all(kv, tile, sight);
+        for (std::size_t q = 0; q < tile.count; ++q) weigh(tile, q, sight);
         add_all(kv, tile);
         for (std::size_t q = 0; q < tile.count; ++q) finish(tile, q);
     }
 
     template <typename KV>
-    void score_all(const KV& kv, Tile& tile, const std::vector<std::uint16_t>& marks) const {
+    void score_all(const KV& kv, Tile& tile, const Sight& sight) const {
         typename KV::Query queries[kTileQueries];
         for (std::size_t q = 0; q < tile.count; ++q) kv.prepare(tile.asked[q].from, queries[q]);
         for (std::size_t c = tile.first; c < tile.last; c += kAbreast) {
             for (std::size_t part = 0; part < tile.num_parts(); ++part) {
                 const std::size_t q = tile.part(part);
                 switch (tile.part(part + 1) - q) {
-                    case 1: score<1>(kv, tile, c, q, queries + q, marks); break;
-                    case 2: score<2>(kv, tile, c, q, queries + q, marks); break;
-                    case 3: score<3>(kv, tile, c, q, queries + q, marks); break;
-                    case 4: score<4>(kv, tile, c, q, queries + q, marks); break;
-                    case 5: score<5>(kv, tile, c, q, queries + q, marks); break;
-                    default: score<6>(kv, tile, c, q, queries + q, marks);
+                    case 1: score<1>(kv, tile, c, q, queries + q, sight); break;
+                    case 2: score<2>(kv, tile, c, q, queries + q, sight); break;
+                    case 3: score<3>(kv, tile, c, q, queries + q, sight); break;
+                    case 4: score<4>(kv, tile, c, q, queries + q, sight); break;
+                    case 5: score<5>(kv, tile, c, q, queries + q, sight); break;
+                    default: score<6>(kv, tile, c, q, queries + q, sight);
                 }
             }
         }
@@ -166,7 +148,7 @@ class Attention {
     // Scores of chunks c .. c + kAbreast for some queries; -inf for what they do not see.
     template <int kQueries, typename KV>
     QM_KERNEL void score(const KV& kv, const Tile& tile, std::size_t c, std::size_t q0,
-                         const typename KV::Query* queries, const std::vector<std::uint16_t>& marks) const {
+                         const typename KV::Query* queries, const Sight& sight) const {
         // The last chunk is scored twice where their number is odd: the same scores.
         std::size_t now[kAbreast];
         const char* ahead[kAbreast];
@@ -186,29 +168,14 @@ class Attention {
             float* to = tile.scores + (c + i - tile.first) * kChunk;
             QM_UNROLL
             for (int q = 0; q < kQueries; ++q) {
-                const Mask16 mask = sees_all ? Mask16(0xFFFF) : seen(*tile.asked[q0 + q].view, c + i, marks);
+                const Mask16 mask = sees_all ? Mask16(0xFFFF) : sight.seen(*tile.asked[q0 + q].view, c + i);
                 store(to + (q0 + q) * tile.width, choose(mask, hidden, sums[i][q]));
             }
         }
     }
 
-    // Which of a chunk's tokens a row sees.
-    static Mask16 seen(const View& view, std::size_t chunk,
-                          const std::vector<std::uint16_t>& marks) {
-        const std::size_t start = chunk * kChunk;
-        unsigned mask = 0xFFFF;
-        if (view.marks != kNoTree && start + kChunk > view.context) {
-            mask = marks[view.marks + chunk - view.context / kChunk];
-        }
-        if (start + kChunk > view.high) {
-            mask &= view.high <= start ? 0u : (1u << (view.high - start)) - 1;
-        }
-        if (start < view.low) mask &= ~((1u << std::min(view.low - start, kChunk)) - 1);
-        return static_cast<Mask16>(mask);
-    }
-
     // From a query's scores to its weights, and their total.
-    QM_KERNEL void weigh(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
+    QM_KERNEL void weigh(Tile& tile, std::size_t q, const Sight& sight) const {
         // Powers of two are taken instead of e's, with the factor in the scale.
         const F16 scale = all(1.44269504f / std::sqrt(static_cast<float>(heads_.dim)));
         const std::size_t num_tokens = (tile.last - tile.first) * kChunk;
@@ -228,19 +195,19 @@ class Attention {
             put32(weights + i, low, high);
         }
         tile.places[q].clear();
-        if (tile.asked[q].view->marks != kNoTree) find_branch(tile, q, marks);
+        if (tile.asked[q].view->marks != kNoTree) find_branch(tile, q, sight);
         put_branch(tile, q);
         tile.totals[q] = total_of(weights, tile.width);
         take_branch(tile, q);
     }
 
     // Note the places of the tokens behind the context if they are not those of the text.
-    void find_branch(Tile& tile, std::size_t q, const std::vector<std::uint16_t>& marks) const {
+    void find_branch(Tile& tile, std::size_t q, const Sight& sight) const {
         const View& view = *tile.asked[q].view;
         std::vector<std::uint32_t>& places = tile.places[q];
         if (view.context % 2 == 1) places.push_back(std::uint32_t(view.context - 1));
         for (std::size_t at = view.context; at < view.high; ++at) {
-            if (seen(view, at / kChunk, marks) >> at % kChunk & 1) places.push_back(std::uint32_t(at));
+            if (sight.seen(view, at / kChunk) >> at % kChunk & 1) places.push_back(std::uint32_t(at));
         }
         const std::size_t start = view.context / 2 * 2;
         if (places.empty() || places.back() + 1 == start + places.size()) places.clear();

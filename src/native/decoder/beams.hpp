@@ -29,7 +29,7 @@ class Beam {
         const std::int32_t parent = nodes[row];
         const double path = parent < 0 ? 1.0 : paths_[parent];
         for (const auto& [confidence, token_id] : likeliest) {
-            if (path * confidence < min_path) break;
+            if (!(path * confidence >= min_path)) break;  // nor what is no number
             added_.push_back({-path * confidence, std::int32_t(tree_.token_ids.size()), row});
             tree_.token_ids.push_back(token_id);
             tree_.parents.push_back(parent);

@@ -2,11 +2,15 @@
 // border.
 //
 // An address is that of a tensor's first number, contiguous, and is read or written only during the
-// call. native_decoder.py, the one user, checks shapes and types before it hands one over.
+// call. native_pass.py and native_head.py check types and shapes before they hand one over.
 
 #pragma once
 
 #include "../bindings.hpp"
+
+#include <map>
+#include <string>
+#include <utility>
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -185,8 +189,14 @@ HeadShape make_head_shape(const nb::dict& d) {
     return shape;
 }
 
+// Weights take tens to hundreds of milliseconds to pack, beside streams that go on: without the GIL.
 HeadWeights make_head_weights(const HeadShape& shape, const nb::dict& d, Ints target_ids) {
-    const auto address = [&](const char* name) { return nb::cast<Address>(d[name]); };
+    std::map<std::string, Address> addresses;
+    for (const auto& [name, address] : d) {
+        addresses[nb::cast<std::string>(name)] = nb::cast<Address>(address);
+    }
+    const nb::gil_scoped_release released;
+    const auto address = [&](const char* name) { return addresses.at(name); };
     HeadWeights weights;
     const auto weight = [&](const char* name, std::size_t out, std::size_t in) {
         return Weight(weights.arena, at<Bf16>(address(name)), nullptr, out, in);

@@ -1,6 +1,6 @@
 // The decoder in one call a step: all layers over a step's flattened rows, for every family.
 //
-// The same pass as decoder.py makes of torch's operations, for processors with AVX-512 and bfloat16.
+// The same pass as decoder.py makes of torch's operations, for processors from AVX2 on.
 // There a step of a small model is some hundred operations whose start takes longer than their work;
 // here it is one. The residual is float32, products read bfloat16 and sum in float32.
 //
@@ -28,6 +28,7 @@
 #include "product.hpp"
 #include "rows.hpp"
 #include "sharing.hpp"
+#include "sight.hpp"
 #include "team.hpp"
 
 namespace quickmatch::QM_ISA {
@@ -196,32 +197,21 @@ class Decoder {
     }
 
     void see(const Step& step) {
-        views_.resize(step.token_ids.size());
-        marks_.clear();
+        sight_.clear();
+        sight_.views.resize(step.token_ids.size());
         for (const Span& span : step.spans) {
             for (std::size_t i = 0; i < span.num_rows; ++i) {
-                View& view = views_[span.start + i];
-                view = View{0, span.context + i + 1, span.context + 1, kNoTree};
-                if (span.tree_start != kNoTree && i > 0) mark(step, span, i, view);
+                View& view = sight_.views[span.start + i];
+                view = View{0, span.context + i + 1, span.context + 1};
+                if (span.tree_start == kNoTree || i == 0) continue;
+                sight_.mark(view, span.context + span.num_rows, [&](const auto& see) {  // a node's ancestors
+                    for (std::int32_t node = std::int32_t(i) - 1; node >= 0;
+                         node = step.parents[span.tree_start + node]) {
+                        see(view.context + node);
+                    }
+                });
             }
         }
-    }
-
-    // Mark a node's ancestors and itself among the tokens behind the context.
-    void mark(const Step& step, const Span& span, std::size_t row, View& view) {
-        const std::size_t base = view.context / kChunk * kChunk;
-        view.marks = marks_.size();
-        marks_.resize(marks_.size() + (span.context + span.num_rows - base + kChunk - 1) / kChunk, 0);
-        std::uint16_t* words = marks_.data() + view.marks;
-        for (std::size_t token = base; token < view.context; ++token) set(words, token - base);
-        for (std::int32_t node = std::int32_t(row) - 1; node >= 0;
-             node = step.parents[span.tree_start + node]) {
-            set(words, view.context + node - base);
-        }
-    }
-
-    static void set(std::uint16_t* words, std::size_t bit) {
-        words[bit / kChunk] = std::uint16_t(words[bit / kChunk] | 1u << bit % kChunk);
     }
 
     void find_adapters(const Step& step) {
@@ -273,7 +263,7 @@ class Decoder {
         limit(step, index);
         Operand* attended = inner_.at_least(rows * std::max(q_size, shape_.inner));
         const auto over = [&](const auto& kv) {
-            attention_.run(team_, kv, step.spans, views_, marks_, queries, attended);
+            attention_.run(team_, kv, step.spans, sight_, queries, attended);
         };
         std::visit(over, kv_[index]);
         add_product(index, 1, attended, q_size, rows, x);
@@ -337,9 +327,9 @@ class Decoder {
     // Within a window a row sees so many tokens, itself included; by position, not by slot.
     void limit(const Step& step, std::size_t index) {
         const std::size_t window = step.windows[index];
-        for (std::size_t r = 0; r < views_.size(); ++r) {
+        for (std::size_t r = 0; r < sight_.views.size(); ++r) {
             const std::size_t end = std::size_t(step.positions[r]) + 1;
-            views_[r].low = window == 0 || end <= window ? 0 : end - window;
+            sight_.views[r].low = window == 0 || end <= window ? 0 : end - window;
         }
     }
 
@@ -403,8 +393,7 @@ class Decoder {
 
     Sharing sharing_;
     AdapterStep adapted_;
-    std::vector<View> views_;
-    std::vector<std::uint16_t> marks_;
+    Sight sight_;
     Scratch<float> hidden_, wide_;
     Scratch<Operand> normed_, queries_, inner_;
     RoundedRows rounded_;

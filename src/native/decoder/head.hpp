@@ -184,6 +184,7 @@ class Head {
         const std::size_t hidden = shape_.hidden, q_size = shape_.q_size();
         float* m = m_.at_least(chosen.size() * hidden);
         Operand* queries = last_queries_.at_least(chosen.size() * q_size);
+        rows_.clear();
         sight_.clear();
         std::size_t row = 0;
         for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -198,10 +199,10 @@ class Head {
             for (std::size_t c = 0; c < num_chunks; ++c) {
                 one.chunks.push_back(std::uint32_t(slot(*waiting[i], c * kChunk) / kChunk));
             }
-            sight_.spans.push_back(Span{i, 1, one.length - 1, kNoTree, one.chunks});
-            sight_.views.push_back(View{0, one.length, one.length, kNoTree});
+            rows_.spans.push_back(Span{i, 1, one.length - 1, kNoTree, one.chunks});
+            sight_.views.push_back(View{0, one.length, one.length});
         }
-        layer_.finish(chosen.size(), queries, sight_, m, width);
+        layer_.finish(chosen.size(), queries, rows_.spans, sight_, m, width);
         for (std::size_t i = 0; i < all.size(); ++i) to_scratch(i, all[i]);
     }
 
@@ -248,7 +249,7 @@ class Head {
                 parents.push_back(one.level_rows[parent]);
                 lineages.push_back(std::move(lineage));
             }
-            sight_.spans.push_back(Span{start, parents.size() - start, one.length + first_added, kNoTree, one.chunks});
+            rows_.spans.push_back(Span{start, parents.size() - start, one.length + first_added, kNoTree, one.chunks});
             one.lineages = std::move(lineages);
             one.level_rows = std::move(level_rows);
         }
@@ -260,22 +261,16 @@ class Head {
         layer_.project(rows_, g);
         float* m = m_.at_least(rows * hidden);
         std::memcpy(m, g, rows * hidden * sizeof(float));
-        layer_.finish(rows, layer_.queries(), sight_, m, width);
+        layer_.finish(rows, layer_.queries(), rows_.spans, sight_, m, width);
     }
 
     // A drafted row sees all that stands, its ancestors and itself.
     View see(const Drafting& one, const std::vector<std::size_t>& lineage, std::size_t at) {
-        View view{0, at + 1, one.length, kNoTree};
+        View view{0, at + 1, one.length};
         if (lineage.size() == one.num_added) return view;  // a chain: all before it
-        const std::size_t base = one.length / kChunk * kChunk;
-        view.marks = sight_.marks.size();
-        sight_.marks.resize(sight_.marks.size() + (at + 1 - base + kChunk - 1) / kChunk, 0);
-        std::uint16_t* words = sight_.marks.data() + view.marks;
-        const auto set = [&](std::size_t bit) {
-            words[bit / kChunk] = std::uint16_t(words[bit / kChunk] | 1u << bit % kChunk);
-        };
-        for (std::size_t token = base; token < one.length; ++token) set(token - base);
-        for (const std::size_t row : lineage) set(one.length + row - base);
+        sight_.mark(view, at + 1, [&](const auto& see) {
+            for (const std::size_t row : lineage) see(one.length + row);
+        });
         return view;
     }
 

@@ -47,24 +47,13 @@ struct HeadWeights {
 struct HeadRows {
     std::vector<std::int32_t> token_ids;
     std::vector<std::size_t> positions, slots;
+    std::vector<Span> spans;
 
     void clear() {
         token_ids.clear();
         positions.clear();
         slots.clear();
-    }
-};
-
-// What rows see.
-struct Sight {
-    std::vector<Span> spans;
-    std::vector<View> views;
-    std::vector<std::uint16_t> marks;
-
-    void clear() {
         spans.clear();
-        views.clear();
-        marks.clear();
     }
 };
 
@@ -136,11 +125,11 @@ class HeadLayer {
 
     // Attention and the rest of the layer for rows whose queries and residuals stand in order;
     // leaves m in `residual`, and each row's `width` likeliest tokens in likeliest().
-    void finish(std::size_t rows, const Operand* queries, const Sight& sight, float* residual,
-                std::size_t width) {
+    void finish(std::size_t rows, const Operand* queries, const std::vector<Span>& spans, const Sight& sight,
+                float* residual, std::size_t width) {
         const std::size_t hidden = shape_.hidden, inner = shape_.inner, vocab = shape_.draft_vocab;
         Operand* attended = inner_.at_least(rows * std::max(shape_.q_size(), inner));
-        attention_.run(team_, kv_, sight.spans, sight.views, sight.marks, queries, attended);
+        attention_.run(team_, kv_, spans, sight, queries, attended);
         multiply(team_, weights_.o, attended, rows, Target{residual, hidden, true});
         Operand* normed = normed_.at_least(rows * 2 * hidden);
         for (std::size_t r = 0; r < rows; ++r) {

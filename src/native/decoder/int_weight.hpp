@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "memory.hpp"
 #include "rows.hpp"
@@ -49,11 +51,14 @@ struct Codes {
 class IntWeight {
   public:
     IntWeight() = default;
-    // bias: [out] bfloat16, or null. A stored group's inputs are a multiple of 16.
+    // bias: [out] bfloat16, or null. Throws std::invalid_argument unless groups are multiples of 16 inputs.
     IntWeight(Arena& arena, const Codes& from, const Bf16* bias, std::size_t out, std::size_t in,
               Team* team = nullptr)
         : out_(out), in_(in), panels_((out + kPanel - 1) / kPanel), kind_(from.kind), bits_(bits_of(from.kind)) {
         const std::size_t stored = in / from.num_groups;
+        if (stored * from.num_groups != in || stored % kLanes != 0) {
+            throw std::invalid_argument("groups of " + std::to_string(stored) + " inputs are no multiple of 16");
+        }
         group_ = std::min(stored, kMostGrouped);
         while (group_ > kLanes && stored % group_ != 0) group_ -= kLanes;
         const std::size_t lanes = panels_ * kPanel, scales = lanes * num_scales();

@@ -33,14 +33,14 @@ class Ranks {
     static constexpr std::size_t kChunk = 32;    // inputs
 
     Ranks() = default;
-    // from: [count, in] bfloat16, row after row; in is a multiple of 16. in_bytes: whether it holds them
-    // rounded to bytes, each rank by a scale of its own. The arena outlives it.
-    Ranks(Arena& arena, const Bf16* from, std::size_t count, std::size_t in, bool in_bytes)
-        : count_(count), in_(in), holds_bytes_(in_bytes), data_(arena.take<char>(size_of_data())) {
-        std::vector<std::int8_t> codes(in_bytes ? in : 0);
+    // from: [count, in] bfloat16, row after row; in is a multiple of 16. scales: null, or where to put each
+    // rank's scale: they are held in bytes then. The arena outlives it.
+    Ranks(Arena& arena, const Bf16* from, std::size_t count, std::size_t in, float* scales)
+        : count_(count), in_(in), holds_bytes_(scales != nullptr), data_(arena.take<char>(size_of_data())) {
+        std::vector<std::int8_t> codes(holds_bytes_ ? in : 0);
         for (std::size_t rank = 0; rank < count; ++rank) {
-            if (in_bytes) {
-                scales_.push_back(round_to_int8(from + rank * in, in, codes.data()).most / 127);
+            if (holds_bytes_) {
+                scales[rank] = round_to_int8(from + rank * in, in, codes.data()).most / 127;
                 pack(rank, codes.data());
             } else {
                 pack(rank, from + rank * in);
@@ -51,9 +51,8 @@ class Ranks {
     std::size_t count() const { return count_; }
     bool is_empty() const { return count_ == 0; }
     std::size_t stride() const { return (count_ + 15) / 16 * 16; }  // numbers that are written of a row
-    std::size_t num_bytes() const { return size_of_data() + scales_.size() * sizeof(float); }
+    std::size_t num_bytes() const { return size_of_data(); }
     bool holds_bytes() const { return holds_bytes_; }
-    const std::vector<float>& scales() const { return scales_; }  // of each rank's sums; none of bfloat16
     float largest_word() const { return QM_ISA::largest_word((in_ + 15) / 16); }
 
     // Of rows of x that are `in` wide. to: [num_rows, stride()], 0 behind the last rank.
@@ -61,7 +60,7 @@ class Ranks {
         sum_all<Bf16>([&](std::size_t r) { return x + rows[r] * in_; }, num_rows, to);
     }
     // Held in bytes. words: [num_rows, in] and readable for 16 more; sums are yet to be multiplied by
-    // scales() and by what the words are.
+    // the scales and by what the words are.
     void multiply(const std::int16_t* words, std::size_t num_rows, float* to) const {
         sum_all<std::int8_t>([&](std::size_t r) { return words + r * in_; }, num_rows, to);
     }
@@ -158,7 +157,6 @@ class Ranks {
     std::size_t count_ = 0, in_ = 0;
     bool holds_bytes_ = false;
     void* data_ = nullptr;
-    std::vector<float> scales_;
 };
 
 }  // namespace quickmatch::QM_ISA

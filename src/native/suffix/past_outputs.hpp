@@ -26,11 +26,9 @@ constexpr std::uint32_t kMaxTimes = 255;
 constexpr std::uint32_t kDrawnMatch = 4;      // a shorter match is no sign that a document is of use
 constexpr std::size_t kSecondChances = 4;     // tokens written again for each new one, at most
 constexpr std::size_t kMinDocument = 2;       // one token says nothing about what follows
-constexpr Token kErased = 0xFFFFFFFFu;
 
 struct Scope {
     std::uint64_t seed;
-    bool is_forgotten = false;
 };
 
 class PastOutputs {
@@ -49,7 +47,7 @@ class PastOutputs {
             tokens += length - max_tokens_;
             length = max_tokens_;
         }
-        if (length < kMinDocument || scope->is_forgotten) return;
+        if (length < kMinDocument) return;
         const std::uint64_t digest = digest_of(scope->seed, tokens, length);
         if (count_again(digest, scope.get(), tokens, length)) return;
         std::vector<Pending> pending;
@@ -58,19 +56,6 @@ class PastOutputs {
         for (std::size_t i = 0; i < pending.size(); ++i) {
             make_room(pending[i].tokens.size(), budget, pending);
             write(std::move(pending[i].document), pending[i].tokens);
-        }
-    }
-
-    // Drop a scope's documents, and overwrite what they said.
-    void forget(const std::shared_ptr<Scope>& scope) {
-        scope->is_forgotten = true;
-        for (std::uint32_t age = 0; age < documents_.size(); ++age) {
-            Document& document = documents_[age];
-            if (document.scope != scope) continue;
-            for (Slot slot = document.owner.begin; slot < document.owner.end; ++slot) {
-                chains_.put(slot, kErased, base_ + age);
-            }
-            release(document, base_ + age);
         }
     }
 
@@ -86,7 +71,6 @@ class PastOutputs {
             const Document& document = documents_[age];
             return document.scope.get() == scope ? &document.owner : &kHidden;
         };
-        if (scope->is_forgotten) return;
         chains_.find(context_end, context_length, scope->seed, owner_of, out);
         if (!out.empty() && out.front().length >= kDrawnMatch) {
             documents_[chains_.mark(out.front().next - 1) - base_].was_drawn = true;
@@ -95,7 +79,7 @@ class PastOutputs {
 
   private:
     struct Document {
-        std::shared_ptr<Scope> scope;  // none: forgotten
+        std::shared_ptr<Scope> scope;
         Owner owner;
         std::uint64_t digest;
         bool was_drawn;  // since it was written
@@ -153,23 +137,17 @@ class PastOutputs {
         Document document = std::move(documents_.front());
         documents_.pop_front();
         const std::uint32_t ordinal = base_++;
-        if (!document.scope) return;
         const Owner owner = document.owner;
         const std::size_t length = owner.end - owner.begin;
+        const auto known = by_digest_.find(document.digest);
+        if (known != by_digest_.end() && known->second == ordinal) by_digest_.erase(known);
+        num_tokens_ -= length;
         if (document.was_drawn && length <= budget) {
             budget -= length;
             const Token* tokens = chains_.tokens();
-            pending.emplace_back(Document{document.scope, owner, document.digest, false},
+            pending.emplace_back(Document{std::move(document.scope), owner, document.digest, false},
                                  tokens + owner.begin, tokens + owner.end);
         }
-        release(document, ordinal);
-    }
-
-    void release(Document& document, std::uint32_t ordinal) {
-        const auto known = by_digest_.find(document.digest);
-        if (known != by_digest_.end() && known->second == ordinal) by_digest_.erase(known);
-        num_tokens_ -= document.owner.end - document.owner.begin;
-        document.scope.reset();
     }
 
     void write(Document document, const std::vector<Token>& tokens) {

@@ -95,13 +95,6 @@ class SuffixIndex {
         past_.remember(scope_named(scope), token_ids.data(), token_ids.size());
     }
 
-    void forget(const std::string& scope) {
-        const auto known = scopes_.find(scope);
-        if (known == scopes_.end()) return;
-        if (const auto forgotten = known->second.lock()) past_.forget(forgotten);
-        scopes_.erase(known);
-    }
-
     Tree draft(std::int64_t id, std::size_t max_nodes) {
         const Live& drafted = live(id);
         const NgramChains& chains = drafted.text.chains();

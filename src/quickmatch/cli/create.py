@@ -117,6 +117,7 @@ def model(
         is_adapter_folder,
         is_draft_folder,
     )
+    from quickmatch.engine.folder import resolve_part
 
     check_name(name, "model")
     if bool(path) is bool(remote_url):
@@ -124,6 +125,8 @@ def model(
     with open_session() as session:
         if session.store.get(Model, name) is not None:
             raise Conflict(f"a model named {name!r} exists; delete it first or choose another name")
+        if path and (base_model or kind in (ModelKind.ADAPTER, ModelKind.DRAFT)):
+            path = str(resolve_part(path))
         if kind is ModelKind.DRAFT or (kind is None and path and is_draft_folder(path)):
             made = import_draft(session, name, path, base_model, adapter)
         elif path and (base_model or is_adapter_folder(path)):

@@ -27,6 +27,9 @@ def draft_job(
         str, typer.Option(help="The base model to draft for; default: the shipped one.")
     ] = "",
     adapter: Annotated[str, typer.Option(help="Its adapter whose answers to foretell.")] = "",
+    deployment: Annotated[
+        str, typer.Option(help="Where it is to draft; default: the one that serves the model.")
+    ] = "",
     dataset: Annotated[
         str, typer.Option(help="Learn from this dataset, or this JSONL file of chats or prompts.")
     ] = "",
@@ -55,13 +58,18 @@ def draft_job(
     max_steps: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(min=0.0)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences a step.")] = None,
+    max_batch_rows: Annotated[
+        int | None, typer.Option(min=256, help="Held in memory at once; a step is taken in parts.")
+    ] = None,
     unroll_steps: Annotated[
         int | None, typer.Option(min=1, max=16, help="Tokens that it learns to draft in a row.")
     ] = None,
     draft_vocab_size: Annotated[
         int | None, typer.Option(min=16, help="Tokens that it can propose.")
     ] = None,
-    warm_start_from: Annotated[str, typer.Option(help="Go on from this draft.")] = "",
+    warm_start_from: Annotated[
+        str, typer.Option(help="Go on from this draft, NAME[@VERSION].")
+    ] = "",
     seed: Annotated[int | None, typer.Option()] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Publish even what does not beat what stands.")
@@ -75,8 +83,9 @@ def draft_job(
 ) -> None:
     """Create a job that trains a head on what a model says, and start it in the background.
 
-    Rows that end before the answer are answered by the model itself. The head is published only
-    if, on rows held back, it beats what drafts now. What was collected is deleted at the end.
+    Rows that end before the answer are answered by the model itself, loaded as its deployment
+    serves it (quantization, ranks of adapters). The head is published only if, on rows held back,
+    it beats what drafts now. What was collected is deleted at the end.
     """
     from quickmatch.cli.filters import parse_filter
     from quickmatch.tuning import jobs
@@ -95,6 +104,7 @@ def draft_job(
         "max_steps": max_steps,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
+        "max_batch_rows": max_batch_rows,
         "unroll_steps": unroll_steps,
         "draft_vocab_size": draft_vocab_size,
         "warm_start_from": warm_start_from or None,
@@ -115,6 +125,7 @@ def draft_job(
             file=file,
             trace_filter=parse_filter(filter) if from_traces else None,
             output_draft=output_draft,
+            deployment=deployment,
             settings=settings,
         )
         if start:

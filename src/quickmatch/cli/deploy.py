@@ -156,9 +156,11 @@ def _want_adapter(session: Session, adapter: Model, name: str) -> Deployment:
 
 
 def _deployment_of_base(session: Session, adapter: Model, name: str) -> Deployment:
+    from quickmatch.cli.models import fits_base
+
     if name:
         deployment = require(session.store, Deployment, name)
-        if deployment.model != adapter.base_model:
+        if not fits_base(session, adapter, deployment.model):
             raise Conflict(
                 f"adapter {adapter.id!r} was trained on {adapter.base_model!r}, but deployment "
                 f"{name!r} serves {deployment.model!r}"

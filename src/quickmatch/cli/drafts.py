@@ -13,8 +13,9 @@ from quickmatch.cli.deploy import DeploymentOption, Timeout, Wait, wait_for
 from quickmatch.cli.output import Output, OutputFormat, note, print_json
 from quickmatch.cli.session import Session, open_session
 from quickmatch.core.errors import ConfigError, Conflict, NotFound
-from quickmatch.store.documents import Deployment, Model, ModelKind
+from quickmatch.store.documents import Deployment, Model
 from quickmatch.store.protocol import require
+from quickmatch.store.versions import require_draft
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +46,8 @@ def load_draft(
 ) -> None:
     """Draft with a trained head on a deployment, by default with its newest version."""
     with open_session() as session:
-        model, version_id = _draft(session, draft)
+        model, version = require_draft(session.store, draft)
+        version_id = f"{model.id}@{version}"
         document = _deployment_of(session, model, deployment)
         name = model.adapter if adapter is None else adapter
         if name and name not in document.adapters:
@@ -93,23 +95,12 @@ def unload_draft(
         _print(document, f"{gone} is off {found.id}", output)
 
 
-def _draft(session: Session, spelled: str) -> tuple[Model, str]:
-    """Return the draft and the version id that is meant."""
-    name, _, version = spelled.partition("@")
-    model = require(session.store, Model, name)
-    if model.model_kind is not ModelKind.DRAFT:
-        raise Conflict(f"{name!r} is a model of kind {model.model_kind}, not a draft")
-    if not version:
-        return model, model.version_id
-    if not version.isdigit() or not 1 <= int(version) <= model.version:
-        raise NotFound(f"draft {name!r} has no version {version!r}; the newest is {model.version}")
-    return model, f"{name}@{int(version)}"
-
-
 def _deployment_of(session: Session, draft: Model, name: str) -> Deployment:
+    from quickmatch.cli.models import fits_base
+
     if name:
         document = require(session.store, Deployment, name)
-        if document.model != draft.base_model:
+        if not fits_base(session, draft, document.model):
             raise Conflict(
                 f"draft {draft.id!r} was trained for {draft.base_model!r}, but deployment "
                 f"{name!r} serves {document.model!r}"

@@ -9,8 +9,9 @@ from quickmatch.cli.output import Output, OutputFormat, print_json
 from quickmatch.cli.session import Session, open_session
 from quickmatch.core.errors import ConfigError
 from quickmatch.core.shipped import model_source
-from quickmatch.store.documents import Model, ModelKind
+from quickmatch.store.documents import Model
 from quickmatch.store.protocol import require
+from quickmatch.store.versions import require_draft
 
 Format = Literal["eagle3", "speculators"]
 _FORMATS = ("eagle3", "speculators")
@@ -55,16 +56,10 @@ def _export(session: Session, name: str, format: Format, out: Path) -> str:
     from quickmatch.engine.speculation.head_config import default_aux_layers
     from quickmatch.engine.speculation.head_folder import read_head, write_head
 
-    plain, _, version = name.partition("@")
-    model = require(session.store, Model, plain)
-    if model.model_kind is not ModelKind.DRAFT:
-        raise ConfigError(f"{plain!r} is a model of kind {model.model_kind}, not a draft")
-    number = int(version) if version.isdigit() else model.version
-    if (version and not version.isdigit()) or not 1 <= number <= model.version:
-        raise ConfigError(f"draft {plain!r} has no version {version!r}; newest: {model.version}")
+    model, version = require_draft(session.store, name)
     base = require(session.store, Model, model.base_model)
     target = resolve_model(model_source(base.path))
-    config, tensors = read_head(Path(model.path_of(number)))
+    config, tensors = read_head(Path(model.path_of(version)))
     shape = read_model_config(target)
     if not config.aux_layers:
         from dataclasses import replace
@@ -78,4 +73,4 @@ def _export(session: Session, name: str, format: Format, out: Path) -> str:
         target_name=str(target),
         target_architecture=shape.architecture,
     )
-    return f"{plain}@{number}"
+    return f"{model.id}@{version}"

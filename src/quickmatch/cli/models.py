@@ -7,7 +7,13 @@ import time
 from pathlib import Path
 
 from quickmatch.cli.session import Session
-from quickmatch.core.errors import ConfigError, Conflict, ModelLoadError, ModelNotFound
+from quickmatch.core.errors import (
+    ConfigError,
+    Conflict,
+    ModelLoadError,
+    ModelNotFound,
+    QuickmatchError,
+)
 from quickmatch.core.ids import check_name
 from quickmatch.core.shipped import model_source
 from quickmatch.store.documents import Model, ModelKind
@@ -40,9 +46,13 @@ def import_adapter(session: Session, name: str, path: str, base_model: str) -> M
     Raises ModelLoadError if a file is missing, NotFound for an unknown base.
     """
     folder = Path(path).resolve()
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    for file in files:
         if not (folder / file).is_file():
-            raise ModelLoadError(f"{folder} has no {file}; a PEFT adapter folder holds both")
+            raise ModelLoadError(
+                f"{folder} has no {file}; a PEFT adapter's folder holds {' and '.join(files)}. "
+                "If it is a head that drafts, give --kind draft"
+            )
     if not base_model:
         raise ConfigError(f"{folder} is a LoRA adapter; name its base with --base-model")
     base = require(session.store, Model, base_model)
@@ -96,6 +106,29 @@ def import_draft(
     )
     session.store.insert(model)
     return model
+
+
+def fits_base(session: Session, model: Model, base_name: str) -> bool:
+    """Whether an adapter or a draft fits a base model: its own, or that one quantized.
+
+    That the base was quantized from the model's own is seen by the fingerprint in its folder, and
+    written down, so that a server may know it.
+    """
+    from quickmatch.engine.fingerprint import model_fingerprint, read_base_fingerprint
+    from quickmatch.engine.folder import resolve_model
+
+    base = require(session.store, Model, base_name)
+    if model.is_made_for(base):
+        return True
+    try:
+        noted = read_base_fingerprint(resolve_model(model_source(base.path)))
+        own = model_fingerprint(resolve_model(model_source(model.base_path)))
+    except (OSError, QuickmatchError):
+        return False
+    if noted != own:
+        return False
+    session.store.update(Model, base.id, lambda m: setattr(m, "quantized_from", model.base_model))
+    return True
 
 
 def is_adapter_folder(path: str) -> bool:

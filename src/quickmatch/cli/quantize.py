@@ -63,7 +63,7 @@ def quantize(
         print_json({"model": model, "format": to.value, "path": str(output.resolve()), **result})
     else:
         _print(to.value, result)
-        note(f"wrote {output}; serve it: quickmatch serve --model {output}")
+        note(f"wrote {output}; serve it: quickmatch serve {output}")
 
 
 def _folder_of(name: str) -> Path:

@@ -45,15 +45,17 @@ class Quantization(StrEnum):
 def register(app: typer.Typer) -> None:
     """Add the verb to the command."""
     app.command(
-        epilog="Examples: quickmatch serve · quickmatch serve --model ./Qwen2.5-0.5B --port 9000 "
-        "· quickmatch serve --model ./Qwen2.5-0.5B --quantization int8"
+        epilog="Examples: quickmatch serve · quickmatch serve ./Qwen2.5-0.5B --port 9000 "
+        "· quickmatch serve ./Qwen2.5-0.5B --quantization int8"
     )(serve)
 
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="A model's name, a folder, or a hub id; default: what is deployed.")
+        str,
+        typer.Argument(help="A model's name, a folder, or a hub id; default: what is deployed."),
     ] = "",
+    model_option: Annotated[str, typer.Option("--model", hidden=True)] = "",  # vLLM's other way
     name: Annotated[str, typer.Option(help="The name to serve it under.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
@@ -84,6 +86,8 @@ def serve(
     set_: SetOption = None,
 ) -> None:
     """Serve models behind an OpenAI-compatible URL."""
+    if model and model_option:
+        raise ConfigError(f"two models are named, {model!r} and --model {model_option!r}; name one")
     engine = {
         "dtype": dtype,
         "quantization": quantization.value,
@@ -98,7 +102,7 @@ def serve(
     with _listen(host, port) as listening, open_session() as session:
         url = f"http://{host}:{listening.getsockname()[1]}/v1"
         with server_lock.hold(session.home, url):
-            deployment = _want(session, model, name, trace, engine, changes)
+            deployment = _want(session, model or model_option, name, trace, engine, changes)
             asyncio.run(_run(session, listening, url, cache_ttl, deployment))
 
 

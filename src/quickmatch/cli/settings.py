@@ -72,7 +72,7 @@ def check_changes(
 ) -> None:
     """Raise ConfigError if a deployment of `model` could not be served with these changes.
 
-    A draft model that is a folder or a hub id is registered, as `serve --model` does.
+    A draft model that is a folder or a hub id is registered, as `serve` does.
     """
     from quickmatch.cli.models import ensure_model
 
@@ -114,6 +114,8 @@ def _boolean(text: str) -> bool:
 
 
 def _near(key: str) -> str:
+    from quickmatch.fleet.embedded_config import ENGINE_SETTINGS
+
     known = ["trace", *(f"speculation.{name}" for name in SpeculationSettings.model_fields)]
-    known += ["engine.max_model_len", "engine.max_num_seqs"]
+    known += [f"engine.{name}" for name in ENGINE_SETTINGS]
     return difflib.get_close_matches(key.strip(), known, n=1, cutoff=0.0)[0]

@@ -27,5 +27,5 @@ class Call:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     prediction: str = ""  # what the caller expects as the answer; makes it faster, never different
     tenant: str = "default"
-    isolation_key: str = ""  # calls share cached prefixes only with the same key
+    isolation_key: str = ""  # calls share prefixes, answers and past outputs only with the same key
     trace_id: str = ""

@@ -24,6 +24,10 @@ class AdapterBank:
         """Return the row number that spans carry. Raises KeyError if it is not loaded."""
         return self._row_of[adapter_id]
 
+    def find(self, adapter_id: str) -> int | None:
+        """Return the row number, None if it is not loaded."""
+        return self._row_of.get(adapter_id)
+
     def check_room(self, adapter_id: str) -> None:
         """Raise Conflict if the id is taken or no row is free."""
         if adapter_id in self._row_of:

@@ -78,6 +78,7 @@ class StepBatch:
     slots: list[int]  # [num_tokens] where each token's KV is written
     spans: list[Span]
     evictions: list[Eviction] = field(default_factory=list)  # to be done before the tokens run
+    preempted: list[int] = field(default_factory=list)  # sequences that gave their slots back
 
 
 @dataclass(slots=True)

@@ -63,6 +63,12 @@ class BlockAllocator:
         return len(self._free) + len(self._idle)
 
     @property
+    def num_cheap(self) -> int:
+        """Blocks that can be given now in memory that is taken already: once given, or idle."""
+        num_untouched = self.num_blocks - self._num_touched
+        return self.num_free - num_untouched
+
+    @property
     def num_used(self) -> int:
         """Blocks that some sequence references."""
         return self.num_blocks - self.num_free
@@ -123,19 +129,23 @@ class BlockAllocator:
                 else:
                     self._idle[block] = None
 
-    def publish(self, block: int, digest: bytes) -> None:
-        """Make a full, computed block findable. The first block of a content stays the one."""
-        if self.prefix_caching and digest not in self._by_digest:
+    def publish(self, block: int, digest: bytes, *, in_place: bool = False) -> None:
+        """Make a full, computed block findable.
+
+        The first block of a content stays the one, unless this one takes its place.
+        """
+        if not self.prefix_caching:
+            return
+        old = self._by_digest.get(digest)
+        if old is not None and in_place and old != block:
+            self._unpublish(old)
+            if old in self._idle:
+                del self._idle[old]
+                self._free.append(old)
+            old = None
+        if old is None:
             self._by_digest[digest] = block
             self._digests[block] = digest
-
-    def forget_contents(self) -> None:
-        """Let no published block be found again; those that are referenced stay so."""
-        for block in self._by_digest.values():
-            self._digests[block] = None
-        self._by_digest.clear()
-        self._free.extend(self._idle)
-        self._idle.clear()
 
     def _unpublish(self, block: int) -> None:
         digest = self._digests[block]

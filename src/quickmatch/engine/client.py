@@ -201,12 +201,19 @@ class EngineClient:
         return await self._ask(command_id, UnloadDraft(command_id=command_id, adapter=adapter))
 
     def remember(
-        self, outputs: Iterable[Sequence[int]], *, tenant: str, adapter: str | None = None
+        self,
+        outputs: Iterable[Sequence[int]],
+        *,
+        tenant: str,
+        adapter: str | None = None,
+        isolation_key: str = "",
     ) -> None:
         """Put past outputs, oldest first, into the suffix index. Returns at once."""
         self._check_alive()
         lists = [list(output) for output in outputs]
-        self._channel.send(Remember(tenant=tenant, adapter=adapter, outputs=lists))
+        self._channel.send(
+            Remember(tenant=tenant, adapter=adapter, outputs=lists, isolation_key=isolation_key)
+        )
 
     async def close(self) -> None:
         """Stop the process: ask, then terminate, then kill. May be called twice."""

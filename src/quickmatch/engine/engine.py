@@ -29,6 +29,7 @@ from quickmatch.engine.speculation.speculator import (
     NO_PREDICTION,
     Speculator,
     scope_of,
+    traffic_of,
 )
 from quickmatch.engine.wire import Generate, SpeculationStats, Stats, Tokens
 
@@ -176,7 +177,8 @@ class Engine:
     def swap_draft(self, adapter: str, draft: str, head: Any) -> dict[str, Any]:
         """Draft with a head that the runner has read, from the next step on. Raises ConfigError.
 
-        adapter: version id of the loaded adapter that it is for; "": base.
+        adapter: version id of the loaded adapter that it is for; "": base. Its weights may be on
+        disk only: the head waits for them.
         Returns {"swap_s": the pause that it made between two steps}.
         """
         if self.speculator is None:
@@ -184,12 +186,8 @@ class Engine:
         if adapter and not self._adapters.is_available(adapter):
             raise ConfigError(self._adapters.why_not(adapter))
         started = self._clock()
-        if adapter:
-            self._adapters.bring_to_memory(adapter)
         self.runner.put_draft(adapter, draft, head)
-        self.speculator.head_changed()
-        # Blocks that are shared from here on shall hold what this head has made of them, too.
-        self.scheduler.blocks.forget_contents()
+        self.speculator.heads_changed(has_heads=True)
         self._num_swaps += 1
         self._last_swap_s = self._clock() - started
         return {"swap_s": self._last_swap_s}
@@ -197,12 +195,21 @@ class Engine:
     def unload_draft(self, adapter: str) -> dict[str, Any]:
         """Forget the head of an adapter. Raises ConfigError if there is none."""
         self.runner.unload_draft(adapter)
+        if self.speculator is not None:
+            self.speculator.heads_changed(has_heads=bool(self.runner.draft_versions))
         return {}
 
-    def remember(self, tenant: str, adapter: str | None, outputs: list[list[int]]) -> None:
+    def remember(
+        self,
+        tenant: str,
+        adapter: str | None,
+        outputs: list[list[int]],
+        *,
+        isolation_key: str = "",
+    ) -> None:
         """Put past outputs, oldest first, into the suffix index."""
         if self.speculator is not None:
-            self.speculator.remember(scope_of(tenant, adapter), outputs)
+            self.speculator.remember(scope_of(tenant, adapter, isolation_key), outputs)
 
     # ---- inside
 
@@ -266,7 +273,8 @@ class Engine:
             arrival_s=self._clock(),
             adapter=request.adapter,
             adapter_row=row,
-            scope=scope_of(request.tenant, request.adapter),
+            scope=scope_of(request.tenant, request.adapter, request.isolation_key),
+            traffic=traffic_of(request.tenant, request.adapter),
         )
 
     def _postprocess(self, step: Step, result: StepResult) -> list[Tokens]:

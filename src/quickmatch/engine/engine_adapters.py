@@ -91,12 +91,6 @@ class EngineAdapters:
             self._runner.unload_adapter(adapter)
         return num_sequences
 
-    def bring_to_memory(self, adapter: str) -> None:
-        """Read an adapter's weights again if others took their place. Raises QuickmatchError."""
-        path = self.path_to_read(adapter)
-        if path is not None:
-            self.take_in(adapter, path, self._runner.read_adapter(path))
-
     def path_to_read(self, adapter: str) -> str | None:
         """Return the folder of an adapter that only the disk has; None: no need, or unknown."""
         return self._leases.path_to_read(adapter) if self.is_available(adapter) else None

@@ -2,7 +2,8 @@
 
 Two models of one shape cannot be told apart by an adapter's tensors, and an adapter on the
 wrong base answers nonsense without an error. So the trainer leaves the base's fingerprint
-beside the adapter, and loading compares it. Adapters from elsewhere have none, and pass.
+beside the adapter, and loading compares it. Adapters from elsewhere have none, and pass. A folder
+that was quantized has the fingerprint of what it was made from: adapters of that fit it.
 
 The fingerprint hashes what the safetensors headers say and the ends of each file's data, not
 all of it: it tells models apart, quickly; it is no checksum against tampering.
@@ -33,16 +34,21 @@ def model_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_base_fingerprint(adapter_folder: Path, base_folder: Path) -> None:
-    """Leave the base's fingerprint beside an adapter that was trained on it."""
-    content = {"fingerprint": model_fingerprint(base_folder)}
-    (adapter_folder / FINGERPRINT_FILE).write_text(json.dumps(content), encoding="utf-8")
+def fingerprint_as_base(folder: Path) -> str:
+    """Return what an adapter that fits the model has beside it."""
+    return read_base_fingerprint(folder) or model_fingerprint(folder)
 
 
-def read_base_fingerprint(adapter_folder: Path) -> str | None:
-    """Return the fingerprint beside an adapter, or None where there is none."""
+def write_base_fingerprint(folder: Path, base_folder: Path) -> None:
+    """Leave the base's fingerprint beside an adapter, or a quantized model, that came of it."""
+    content = {"fingerprint": fingerprint_as_base(base_folder)}
+    (folder / FINGERPRINT_FILE).write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_base_fingerprint(folder: Path) -> str | None:
+    """Return the fingerprint beside an adapter or a quantized model, None where there is none."""
     try:
-        raw = json.loads((adapter_folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
+        raw = json.loads((folder / FINGERPRINT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     value = raw.get("fingerprint") if isinstance(raw, dict) else None

@@ -13,6 +13,7 @@ before it says "no network" is worse than one that says it at once.
 import json
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from quickmatch.core.errors import ModelLoadError
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PICKLED_FILE = "pytorch_model.bin"  # read of heads alone, many of which are published so
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_HUB_PART_FILES = ("*.json", "*.safetensors", PICKLED_FILE)
 _HUB_IGNORED = ("original/*", "consolidated*", "*/*")
 _HUB_TIMEOUT_S = 5.0
 _MAX_HEADER_BYTES = 100_000_000
@@ -45,7 +48,27 @@ def resolve_model(path_or_id: str) -> Path:
             f"there is no model folder at {path_or_id}; "
             "give an existing Hugging Face model folder or a hub id such as Qwen/Qwen3-0.6B"
         )
-    return _from_hub(path_or_id)
+    return _from_hub(path_or_id, check_model_folder, _HUB_FILES)
+
+
+def resolve_part(path_or_id: str) -> Path:
+    """Return the local folder of an adapter or a head given as a path or as a hub id.
+
+    What is in it is told by whoever reads it; a path where nothing is comes back as it is. Raises
+    ModelLoadError: an unknown hub id, or no network to fetch it by.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.exists() or not _HUB_ID.match(path_or_id):
+        return path
+    return _from_hub(path_or_id, _check_part_folder, _HUB_PART_FILES)
+
+
+def _check_part_folder(folder: Path) -> None:
+    has_config = any((folder / n).is_file() for n in ("config.json", "adapter_config.json"))
+    if not has_config or not any(any(folder.glob(n)) for n in ("*.safetensors", PICKLED_FILE)):
+        raise ModelLoadError(
+            f"{folder} holds neither an adapter nor a head; give the id of one, or the folder"
+        )
 
 
 def check_model_folder(folder: Path) -> None:
@@ -137,7 +160,7 @@ def _shard(folder: Path, name: str) -> Path:
     return path
 
 
-def _from_hub(hub_id: str) -> Path:
+def _from_hub(hub_id: str, check: Callable[[Path], None], files: tuple[str, ...]) -> Path:
     try:
         import huggingface_hub
         from huggingface_hub import errors as hub_errors
@@ -145,14 +168,14 @@ def _from_hub(hub_id: str) -> Path:
         raise ModelLoadError(
             f"{hub_id} is no local folder, and hub ids need the package huggingface_hub"
         ) from None
-    cached = _cached(hub_id)
+    cached = _cached(hub_id, check)
     if cached is not None:
         return cached
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
                 hub_id,
-                allow_patterns=list(_HUB_FILES),
+                allow_patterns=list(files),
                 ignore_patterns=list(_HUB_IGNORED),
                 etag_timeout=_HUB_TIMEOUT_S,
             )
@@ -168,17 +191,17 @@ def _from_hub(hub_id: str) -> Path:
         ) from None
     except Exception as error:  # the hub client lets through whatever its HTTP stack raises
         raise ModelLoadError(_no_network(hub_id, error)) from error
-    check_model_folder(folder)
+    check(folder)
     return folder
 
 
-def _cached(hub_id: str) -> Path | None:
+def _cached(hub_id: str, check: Callable[[Path], None]) -> Path | None:
     """Return the cached folder if it is whole; a half-finished download counts as absent."""
     import huggingface_hub
 
     try:
         folder = Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True))
-        check_model_folder(folder)
+        check(folder)
     except (OSError, ValueError, ModelLoadError):
         return None
     return folder

@@ -124,14 +124,15 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def size_kv_cache(
-    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, device: torch.device
+    config: EngineConfig, model: ModelConfig, *, dtype: torch.dtype, free_bytes: int
 ) -> KVSize:
     """Decide the number of KV blocks and the context length.
 
-    A kv_memory_bytes that is set is kept to. Otherwise it is kv_memory_fraction of what is free,
-    but no more than max_num_seqs sequences of full length could use. Where the model's own
-    context does not fit, it is lowered and the reason is logged; one that was asked for and does
-    not fit is a ConfigError. With max_kv_tokens only so much of a sequence has to fit.
+    free_bytes: what the weights leave. A kv_memory_bytes that is set is kept to; it is a
+    ConfigError if more than that. Otherwise it is kv_memory_fraction of it, but no more than
+    max_num_seqs sequences of full length could use. Where the model's own context does not fit, it
+    is lowered and the reason is logged; one that was asked for and does not fit is a ConfigError.
+    With max_kv_tokens only so much of a sequence has to fit.
     """
     wanted_len = config.max_model_len or model.max_model_len
     if wanted_len > model.max_model_len:
@@ -148,9 +149,14 @@ def size_kv_cache(
     longest_held = wanted_len if limit is None else min(wanted_len, limit.num_tokens)
     blocks_a_sequence = -(-longest_held // config.block_size)
     if config.kv_memory_bytes is not None:
+        if config.kv_memory_bytes > free_bytes:
+            raise ConfigError(
+                f"kv_memory_bytes is {config.kv_memory_bytes} but the weights leave "
+                f"{free_bytes} bytes free; lower it (--kv-memory-gb), or leave it out"
+            )
         num_blocks = config.kv_memory_bytes // block_bytes
     else:
-        budget = int(free_memory_bytes(device) * config.kv_memory_fraction)
+        budget = int(free_bytes * config.kv_memory_fraction)
         useful = blocks_a_sequence * config.max_num_seqs
         num_blocks = min(budget // block_bytes, useful)
     max_model_len = wanted_len

@@ -73,6 +73,11 @@ class Checkpoint:
                 f"{name} in {self._file_of[name]} has the shape {list(tensor.shape)}, config.json "
                 f"says {list(shape)}; the two do not belong together"
             )
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+            raise ModelLoadError(
+                f"{name} in {self._file_of[name]} is stored as {tensor.dtype}, without the scales "
+                "that would give it a meaning; only linear layers may be quantized"
+            )
         return tensor
 
     def read_any(self, name: str) -> Tensor:
@@ -113,6 +118,14 @@ class Checkpoint:
         weight = torch.cat([self.matrix(f"{n}.weight", out, in_features) for n, out in parts])
         return LinearTensors(self.rounded(weight), joined)
 
+    def output_layer(self, rows: int, columns: int) -> Tensor:
+        """Return lm_head, dense; it may be stored quantized, as any linear layer."""
+        if self._stored is None:
+            return self.matrix("lm_head.weight", rows, columns)
+        weight = self._stored.read_linear(self, "lm_head", rows, columns)
+        dense = weight if isinstance(weight, Tensor) else weight.dequantized()
+        return dense.to(device=self._device, dtype=self._dtype)
+
     def rounded(self, weight: Tensor) -> Tensor | QuantizedTensor:
         """Return a matrix in the format asked for."""
         return weight if self._form is None else quantize(weight, self._form)
@@ -150,10 +163,10 @@ def read_tensors(
     )
     lm_head = embedding
     if not config.tie_word_embeddings:
-        lm_head = checkpoint.matrix("lm_head.weight", config.vocab_size, config.hidden_size)
-    # The embedding outlives the mapped file, which may be replaced on disk.
+        lm_head = checkpoint.output_layer(config.vocab_size, config.hidden_size)
+    # On a CPU it may lie in the mapped file, which it outlives and which may be replaced on disk.
     return DecoderTensors(
-        embedding=embedding.clone(),
+        embedding=embedding.clone() if device.type == "cpu" else embedding,
         layers=(_read_layer(checkpoint, config, i) for i in range(config.num_layers)),
         norm=checkpoint.vector("model.norm.weight", config.hidden_size),
         lm_head=checkpoint.head(lm_head),

@@ -12,8 +12,10 @@ A row's numbers are the same, bit for bit, whatever rows stand beside it and whe
 decoded or verified as a node of a draft.
 """
 
+import logging
 import os
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,7 @@ from quickmatch.engine.weights import LayerTensors
 if TYPE_CHECKING:
     from quickmatch import _native
 
+logger = logging.getLogger(__name__)
 _MIN_WINDOW = 256  # tokens; more than any draft is deep, which the kernels rest on
 _LANES = 16
 
@@ -130,7 +133,7 @@ class NativePass:
         held = [norm.float(), cos, sin]
         final_norm, cosines, sines = (one.data_ptr() for one in held)
         embedding = 0 if self._embedding is None else self._embedding.data_ptr()
-        head = _in_place(lm_head)
+        head = in_place(lm_head)
         self.decoder.set_ends(
             embedding=embedding, lm_head=matrix_parts(head), norm=final_norm, cos=cosines, sin=sines
         )
@@ -138,7 +141,7 @@ class NativePass:
     def _add_layer(self, layer: LayerTensors) -> None:
         norms = [layer.attention_norm.float(), layer.mlp_norm.float()]
         head_norms = None if layer.qk_norm is None else layer.qk_norm.float().contiguous()
-        weights = [_in_place(one.weight) for one in layer.linears]
+        weights = [in_place(one.weight) for one in layer.linears]
         self.decoder.add_layer(
             attention_norm=norms[0].data_ptr(),
             mlp_norm=norms[1].data_ptr(),
@@ -228,18 +231,34 @@ class NativePass:
         self.decoder.drop_adapter(row)
 
 
-def _in_place(weight: Tensor | QuantizedTensor) -> Tensor | QuantizedTensor:
-    """Return a matrix whose numbers lie one after the other, as addresses need it."""
+def in_place(weight: Tensor | QuantizedTensor) -> Tensor | QuantizedTensor:
+    """Return a matrix whose numbers lie one after the other, as addresses need it.
+
+    One in groups that the kernels do not take becomes a dense one.
+    """
     if isinstance(weight, Tensor):
         return weight.contiguous()
+    if weight.group_size % _LANES:
+        _tell_group_size(weight.group_size)
+        return weight.dequantized().bfloat16().contiguous()
     zeros = None if weight.zeros is None else weight.zeros.contiguous()
     codes, scales = weight.codes.contiguous(), weight.scales.float().contiguous()
     return replace(weight, codes=codes, scales=scales, zeros=zeros)
 
 
+@cache
+def _tell_group_size(group_size: int) -> None:
+    logger.warning(
+        "layers in groups of %d inputs run in bfloat16: the kernels take multiples of %d",
+        group_size,
+        _LANES,
+    )
+
+
 def matrix_parts(weight: Tensor | QuantizedTensor) -> tuple[int, bool, int, int, int, int]:
     """Return what the native side asks of a matrix, which has to live until it has been read."""
     if isinstance(weight, Tensor):
+        assert weight.dtype == torch.bfloat16, weight.dtype
         return (16, True, weight.data_ptr(), 0, 0, 0)
     zeros = 0 if weight.zeros is None else weight.zeros.data_ptr()
     codes, scales = weight.codes.data_ptr(), weight.scales.data_ptr()

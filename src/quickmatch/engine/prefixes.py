@@ -1,7 +1,11 @@
 """Beginnings that sequences have in common: found, waited for, and published as they are computed.
 
-Owns the digests of blocks that running prompts are going to publish. It does not hold blocks (the
-allocator does) nor decide who runs (the scheduler does).
+Owns the digests of blocks that running prompts are going to publish, and which blocks a head was
+told of. It does not hold blocks (the allocator does) nor decide who runs (the scheduler does).
+
+A trained head keeps keys and values of its own at the target's places, of the sequences that it is
+told of. A sequence that it shall draft for therefore shares only blocks that it knows, and computes
+the others anew: its own take their place.
 """
 
 from collections.abc import Iterable
@@ -16,6 +20,13 @@ class Prefixes:
     def __init__(self, blocks: BlockAllocator) -> None:
         self._blocks = blocks
         self._promised: set[bytes] = set()
+        self._has_heads = False
+        self._told: dict[int, bytes] = {}  # blocks that heads were told of, and what they held then
+
+    def heads_changed(self, has_heads: bool) -> None:
+        """Whoever is loaded now was told of nothing yet."""
+        self._has_heads = has_heads
+        self._told.clear()
 
     def find(self, sequence: Sequence, num_places: int) -> list[int] | None:
         """Return the published blocks it begins with; None if one more is worth waiting for.
@@ -28,7 +39,7 @@ class Prefixes:
         for index in range((num_places - 1) // size):
             digest = sequence.digest(index, size)
             block = self._blocks.find(digest)
-            if block is None:
+            if block is None or (self._is_told(sequence) and not self._knows(block, digest)):
                 return None if digest in self._promised else shared
             shared.append(block)
         return shared
@@ -47,8 +58,13 @@ class Prefixes:
             return  # what comes after depends on what was given up
         size = self._blocks.block_size
         for index in range(sequence.num_published_blocks, sequence.num_computed_tokens // size):
-            digest = sequence.digest(index, size)
-            self._blocks.publish(sequence.block_table[index], digest)
+            digest, block = sequence.digest(index, size), sequence.block_table[index]
+            found = self._blocks.find(digest)
+            if self._is_told(sequence) and (found is None or not self._knows(found, digest)):
+                self._blocks.publish(block, digest, in_place=True)
+                self._told[block] = digest
+            else:
+                self._blocks.publish(block, digest)
             self._promised.discard(digest)
             sequence.num_published_blocks = index + 1
 
@@ -57,6 +73,12 @@ class Prefixes:
         for index in range(sequence.num_published_blocks, sequence.num_promised_blocks):
             self._promised.discard(sequence.digests[index])
         sequence.num_promised_blocks = sequence.num_published_blocks
+
+    def _is_told(self, sequence: Sequence) -> bool:
+        return self._has_heads and sequence.is_watched
+
+    def _knows(self, block: int, digest: bytes) -> bool:
+        return self._told.get(block) == digest
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raise AssertionError if a block is promised that nobody is going to publish."""

@@ -112,8 +112,8 @@ class EngineLoop:
             case Shutdown():
                 self._is_stopping = True
                 return
-            case Remember(tenant=tenant, adapter=adapter, outputs=outputs):
-                self._engine.remember(tenant, adapter, outputs)
+            case Remember(tenant=tenant, adapter=adapter, outputs=outputs, isolation_key=key):
+                self._engine.remember(tenant, adapter, outputs, isolation_key=key)
                 return
             case LoadDraft() | LoadAdapter() | UnloadAdapter() | UnloadDraft():
                 self._reader.start(partial(self._read_for, command), partial(self._take, command))

@@ -37,7 +37,7 @@ class Runner(DraftRunner, AdapterRunner, Protocol):
         """Read a trained head, changing nothing; in any thread. Raises ConfigError."""
 
     def put_draft(self, adapter: str, draft: str, head: Any) -> None:
-        """Let a head that was read draft for an adapter ("": base) from now on."""
+        """Let a head that was read draft for an adapter ("": base) while that is in memory."""
 
     def unload_draft(self, adapter: str) -> None:
         """Forget an adapter's head. Raises ConfigError if there is none."""

@@ -25,7 +25,8 @@ from quickmatch.engine.batch import (
     rows_to_sample,
 )
 from quickmatch.engine.config import EngineConfig
-from quickmatch.engine.fingerprint import model_fingerprint
+from quickmatch.engine.fingerprint import fingerprint_as_base
+from quickmatch.engine.fit import check_fit, told_with_remedy, weight_bytes
 from quickmatch.engine.folder import resolve_model, weight_files
 from quickmatch.engine.forward_pass import PassOutput, PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
@@ -74,12 +75,13 @@ class ModelRunner:
         self.vocab_size = self.model_config.vocab_size
         self.eos_token_ids = eos_token_ids(self.folder)
         self.grammars = Grammars(self.folder, self.vocab_size, self.eos_token_ids)
-        self._base_fingerprint = model_fingerprint(self.folder)
+        self._base_fingerprint = fingerprint_as_base(self.folder)
         self._max_lora_rank = config.max_lora_rank
-        with torch.inference_mode():
-            self._build(config)
+        with told_with_remedy(config.model):
+            with torch.inference_mode():
+                self._build(config)
+            self.drafters = ModelDrafters(self._draft_model(config.speculation))
         self._sampler = Sampler()
-        self.drafters = ModelDrafters(self._draft_model(config.speculation))
         self._bank = AdapterBank(config.max_adapters)
         self.load_s = time.perf_counter() - started
         logger.info(
@@ -94,7 +96,11 @@ class ModelRunner:
 
     def _build(self, config: EngineConfig) -> None:
         model, dtype, device = self.model_config, self.dtype, self.device
-        size = size_kv_cache(config, model, dtype=dtype, device=device)
+        form = None if config.quantization == "none" else find_format(config.quantization)
+        num_bytes = weight_bytes(self.folder, model, dtype=dtype, form=form)
+        free_bytes = free_memory_bytes(device)
+        check_fit(num_bytes, free_bytes, config.model, device)
+        size = size_kv_cache(config, model, dtype=dtype, free_bytes=free_bytes - num_bytes)
         self.block_size = config.block_size
         self.num_blocks = size.num_blocks
         self.kv_bytes = size.num_bytes
@@ -114,7 +120,7 @@ class ModelRunner:
             dtype=dtype,
             device=device,
             num_threads=config.num_threads or num_usable_cores(),
-            form=None if config.quantization == "none" else find_format(config.quantization),
+            form=form,
         )
         self.model_bytes = self._pass.num_bytes
 
@@ -173,7 +179,11 @@ class ModelRunner:
         place is left; then nothing has changed.
         """
         row = self._bank.add(adapter_id)
-        self._pass.put_adapter(row, adapter.layers)
+        try:
+            self._pass.put_adapter(row, adapter.layers)
+        except BaseException:  # no memory for it, above all: it can be asked for again
+            self._bank.remove(adapter_id)
+            raise
         self.drafters.set_row(adapter_id, row)
         return {
             "row": row,
@@ -223,8 +233,10 @@ class ModelRunner:
     def _forward(
         self, batch: StepBatch, rows: list[int], aux_layers: tuple[int, ...] = ()
     ) -> PassOutput:
+        for sequence_id in batch.preempted:
+            self.drafters.forget(sequence_id)  # while its slots hold what they did
         for eviction in batch.evictions:
-            self.drafters.forget(eviction.sequence_id)  # while its places are still its own
+            self.drafters.forget(eviction.sequence_id)
             self._pass.evict(eviction)
         return self._pass.run(batch, rows, aux_layers)
 
@@ -280,8 +292,11 @@ class ModelRunner:
             )
 
     def put_draft(self, adapter: str, draft: str, head: Head) -> None:
-        """Let a head that was read draft for an adapter (BASE: for the base model) from now on."""
-        row = -1 if adapter == BASE else self.adapter_row(adapter)
+        """Let a head that was read draft for an adapter (BASE: for the base model) from now on.
+
+        Where the adapter's weights are not in memory, it is from when they are.
+        """
+        row = -1 if adapter == BASE else self._bank.find(adapter)
         self.drafters.put_head(adapter, row, draft, head)
 
     @property
@@ -375,6 +390,11 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device is {name!r}; use auto, cpu or cuda") from None
+    if device.index:
+        raise ConfigError(
+            f"device is {name}; use {device.type}, and choose the card by the environment: "
+            f"CUDA_VISIBLE_DEVICES={device.index}"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device is {name} but this machine has no CUDA device; use cpu")
     return device

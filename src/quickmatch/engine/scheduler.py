@@ -81,10 +81,19 @@ class Scheduler:
         self._kv_limit = kv_limit
         self._clock = clock
         self._is_frugal = False
+        self._preempted: list[int] = []  # since the last step
 
     def set_frugal(self, is_frugal: bool) -> None:
-        """Say whether memory is short: then nothing is admitted beside what runs."""
+        """Say whether memory is short.
+
+        Then nothing is admitted beside what runs, and that goes on in the memory that it has: the
+        newest is preempted rather than take more.
+        """
         self._is_frugal = self.blocks.is_frugal = is_frugal
+
+    def heads_changed(self, has_heads: bool) -> None:
+        """Say that another head is loaded, or the last one gone: see Prefixes."""
+        self._prefixes.heads_changed(has_heads)
 
     @property
     def is_full(self) -> bool:
@@ -153,6 +162,8 @@ class Scheduler:
             if (self._is_frugal and self.running) or not self._admit(self.waiting[0]):
                 break
             budget -= self._add_span(step, self.running[-1], budget)
+        if self._preempted:
+            step.batch.preempted, self._preempted = self._preempted, []
         return step
 
     def _evict(self, step: Step, limit: KVLimit) -> None:
@@ -203,14 +214,16 @@ class Scheduler:
 
         Takes no block that a running sequence could need for its next token.
         """
+        spare = self.blocks.num_cheap if self._is_frugal else self.blocks.num_free
         size = self.blocks.block_size
         before = sequence.num_stored_tokens + 1
         wanted = before + num_tokens
         if self._kv_limit is not None:
             wanted = min(wanted, self._kv_limit.num_tokens)
         table = sequence.block_table
-        while len(table) * size < wanted and self.blocks.num_free > len(self.running):
+        while len(table) * size < wanted and spare > len(self.running):
             table.append(self.blocks.allocate())
+            spare -= 1
         return max(0, min(wanted, len(table) * size) - before)
 
     def _add_draft(self, step: Step, sequence: Sequence, tree: DraftTree, budget: int) -> int:
@@ -247,11 +260,18 @@ class Scheduler:
         batch.slots += [table[p // size] * size + p % size for p in places]
         return 1 + num_nodes
 
+    @property
+    def _num_spare(self) -> int:
+        """Blocks that a running sequence may take. The last one that runs may take any."""
+        if self._is_frugal and len(self.running) > 1:
+            return self.blocks.num_cheap
+        return self.blocks.num_free
+
     def _grow(self, sequence: Sequence) -> bool:
         """Make room for the next token's KV, preempting the newest; False if that is itself."""
         if sequence.num_stored_tokens < len(sequence.block_table) * self.blocks.block_size:
             return True
-        while not self.blocks.num_free:
+        while not self._num_spare:
             newest = self.running[-1]
             self._preempt(newest)
             if newest is sequence:
@@ -265,6 +285,7 @@ class Scheduler:
         sequence.state = SequenceState.WAITING
         self.waiting.appendleft(sequence)
         self.counters.num_preempted += 1
+        self._preempted.append(sequence.id)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start the queue's head if its blocks are there, one to spare for each that runs."""

@@ -38,6 +38,7 @@ class Sequence:
     adapter: str | None = None
     adapter_row: int = -1
     scope: str = ""  # whose past outputs its drafts may come from
+    traffic: str = ""  # tenant and weights: what drifts are told apart by
     is_watched: bool = False  # a head is told of all its rows; set by the speculator
 
     # set by the scheduler

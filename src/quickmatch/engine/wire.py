@@ -27,7 +27,7 @@ class Generate(Message, frozen=True, kw_only=True):
     sampling: SamplingParams
     adapter: str | None = None  # adapter version id, "name@3"
     isolation_key: str = ""
-    tenant: str = ""  # drafts learn from past outputs of the same tenant and weights only
+    tenant: str = ""  # drafts learn from past outputs of the same tenant, key and weights only
     prediction_token_ids: list[int] = []  # what the caller expects the output to be
 
 
@@ -77,6 +77,7 @@ class Remember(Message, frozen=True, kw_only=True):
     tenant: str
     outputs: list[list[int]]
     adapter: str | None = None  # adapter version id that wrote them
+    isolation_key: str = ""  # that they were asked for with
 
 
 class Shutdown(Message, frozen=True, kw_only=True):
@@ -158,6 +159,7 @@ class SpeculationStats(msgspec.Struct, frozen=True, kw_only=True):
     plain_s: float = 0.0
     draft_s: float = 0.0  # of busy_s, making and choosing drafts
     sources: dict[str, DraftSourceStats] = {}  # by drafter: prediction, suffix_local, …
+    accepted_by_position: list[int] = []  # tokens, by their place in a draft: first, second, …
     index_tokens: int = 0
     index_bytes: int = 0
     drafts: dict[str, str] = {}  # adapter version id ("": base) -> version id of its head

@@ -126,7 +126,7 @@ class AdapterLoader:
             raise ModelLoadError(error.message) from error
         if model.model_kind is not ModelKind.ADAPTER:
             raise ModelLoadError(f"{name!r} is a {model.model_kind} model, not an adapter")
-        if model.base_model and model.base_model != self._base.id:
+        if model.base_model and not model.is_made_for(self._newest_base()):
             raise ModelLoadError(
                 f"adapter {name!r} was trained on {model.base_model!r}, but deployment "
                 f"{self._deployment!r} serves {self._base.id!r}; load it on a deployment of its "
@@ -137,6 +137,10 @@ class AdapterLoader:
                 f"adapter {name!r} has no version {version}; the newest is {model.version}"
             )
         return model
+
+    def _newest_base(self) -> Model:
+        """What it was quantized from may have been found out since the server started."""
+        return self._store.get(Model, self._base.id) or self._base
 
     def _weights(self, model: Model, version: int) -> Weights:
         version_id = f"{model.id}@{version}"

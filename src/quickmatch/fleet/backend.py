@@ -31,6 +31,14 @@ class Target:
     notes: Notes = field(default_factory=Notes)
 
 
+@dataclass(frozen=True, slots=True)
+class PastAnswer:
+    """What a call was answered, one choice of it."""
+
+    call: Call
+    text: str
+
+
 class Backend(Protocol):
     """One running source of completions. Raises QuickmatchError kinds only."""
 
@@ -70,8 +78,9 @@ class Backend(Protocol):
     def max_remembered_tokens(self) -> int:
         """How many tokens of past answers it can draft from; 0: it does not."""
 
-    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
-        """Draft from past answers of these weights to this tenant, oldest first."""
+    async def remember(self, answers: Sequence[PastAnswer], *, adapter: str | None) -> None:
+        """Draft from past answers of these weights, oldest first, for calls of the same tenant
+        and isolation key."""
 
     async def died(self) -> str:
         """Return, once the backend has gone down by itself, why. Waits for ever otherwise."""

@@ -3,7 +3,8 @@
 Owns `draft_status` in the deployment's document. Does not know how a backend loads, nor why a
 head is wanted: the adaptation loop or a person writes that. A head changes no answer, so nothing
 here is routed, leased or cached by; the engine swaps it in between two steps.
-Invariant: a head that cannot be loaded leaves the one before it drafting, and the calls served.
+Invariant: a head that cannot be loaded leaves the one before it drafting, and the calls served. One
+that the engine keeps dying with is left out.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 
 _Pair = tuple[str, str]  # head's version id, and that of the adapter ("": base) it drafts for
+_MAX_DEATHS = 3  # of engines, one after the other, each soon after it was given a head
+_SOON_S = 300.0
 
 
 class DraftLoader:
@@ -35,6 +38,8 @@ class DraftLoader:
         self._entry = entry
         self._loaded: dict[str, DraftStatus] = {}  # by adapter name, "" for the base model
         self._failed: dict[str, _Pair] = {}
+        self._begun: dict[_Pair, float] = {}  # when this engine was given a head
+        self._num_deaths: dict[_Pair, int] = {}
         self._told: dict[str, DraftStatus] = {}  # what the document says
 
     async def follow(self, desired: dict[str, str]) -> None:
@@ -58,6 +63,10 @@ class DraftLoader:
 
     def restarted(self) -> None:
         """The engine is a new process: nothing is loaded in it."""
+        for pair, began in self._begun.items():
+            is_soon = monotonic() - began < _SOON_S
+            self._num_deaths[pair] = self._num_deaths.get(pair, 0) + 1 if is_soon else 0
+        self._begun.clear()
         self._loaded.clear()
         self._failed.clear()
 
@@ -67,7 +76,9 @@ class DraftLoader:
         again = [name for name in failed if name not in document.draft_status]
         for name in again:
             del self._told[name]
-            self._failed.pop(name, None)
+            pair = self._failed.pop(name, None)
+            if pair is not None:
+                self._num_deaths.pop(pair, None)
         return bool(again)
 
     def _adapter(self, name: str) -> str | None:
@@ -85,18 +96,24 @@ class DraftLoader:
         if self._failed.get(name) == (draft, adapter):
             return
         status = DraftStatus(draft=draft, adapter=adapter, state="LOADING")
+        num_deaths = self._num_deaths.get((draft, adapter), 0)
+        if num_deaths >= _MAX_DEATHS:
+            await self._fail(
+                name,
+                status,
+                f"the engine died {num_deaths} times in a row soon after it was loaded, so it is "
+                "left out; quickmatch load-draft tries it again",
+            )
+            return
         await self._tell(name, status)
-        began = monotonic()
+        began = self._begun[draft, adapter] = monotonic()
         try:
             path = await asyncio.to_thread(self._checked_path, draft)
             notes = await self._backend.load_draft(draft, path, adapter)
         except Unavailable:
             raise
         except QuickmatchError as error:
-            log.error("draft %s does not load: %s", draft, error.message)
-            self._failed[name] = draft, adapter
-            failed = status.model_copy(update={"state": "FAILED", "error": error.message})
-            await self._tell(name, failed)
+            await self._fail(name, status, error.message)
             return
         load_s = monotonic() - began
         log.info("draft %s drafts on %s after %.3f s", draft, self._deployment, load_s)
@@ -105,6 +122,11 @@ class DraftLoader:
         if old is not None and old.adapter != adapter:  # the adapter has a new version
             await self._forget(old)
         await self._tell(name, self._loaded[name])
+
+    async def _fail(self, name: str, status: DraftStatus, reason: str) -> None:
+        log.error("draft %s does not load: %s", status.draft, reason)
+        self._failed[name] = status.draft, status.adapter
+        await self._tell(name, status.model_copy(update={"state": "FAILED", "error": reason}))
 
     async def _unload(self, name: str) -> None:
         status = self._loaded.pop(name, None)
@@ -127,7 +149,7 @@ class DraftLoader:
             raise ConfigError(error.message) from error
         if model.model_kind is not ModelKind.DRAFT:
             raise ConfigError(f"{name!r} is a model of kind {model.model_kind}, not a draft")
-        if model.base_model != self._base.id:
+        if not model.is_made_for(self._store.get(Model, self._base.id) or self._base):
             raise ConfigError(
                 f"draft {name!r} was trained for {model.base_model!r}, but deployment "
                 f"{self._deployment!r} serves {self._base.id!r}; load it on a deployment of that"

@@ -25,7 +25,7 @@ from quickmatch.engine.client import EngineClient
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.wire import Generate, Tokens
-from quickmatch.fleet.backend import Target
+from quickmatch.fleet.backend import PastAnswer, Target
 from quickmatch.fleet.embedded_config import choice_sampling, engine_config
 from quickmatch.fleet.merge import merge
 from quickmatch.store.documents import Deployment, Model
@@ -180,12 +180,17 @@ class EmbeddedBackend:
         speculation = self._config.speculation
         return speculation.suffix_max_tokens if "suffix" in speculation.drafters else 0
 
-    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+    async def remember(self, answers: Sequence[PastAnswer], *, adapter: str | None) -> None:
         """Put past answers, oldest first, into the suffix index."""
         if self._text is None:
             raise Unavailable("the engine is not loaded yet; try again in a moment")
-        outputs = await asyncio.to_thread(self._text.encode_answers, texts)
-        self._client().remember(outputs, tenant=tenant, adapter=adapter)
+        outputs = await asyncio.to_thread(self._text.encode_answers, answers)
+        client = self._client()
+        for answer, output in zip(answers, outputs, strict=True):
+            call = answer.call
+            client.remember(
+                [output], tenant=call.tenant, adapter=adapter, isolation_key=call.isolation_key
+            )
 
     async def died(self) -> str:
         """Return, once the engine process has ended by itself, why."""

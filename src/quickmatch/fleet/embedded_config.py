@@ -20,6 +20,7 @@ from quickmatch.engine.config import EngineConfig
 from quickmatch.store.documents import Model
 
 _ELSEWHERE = ("model", "speculation")  # fields of EngineConfig that the document has fields for
+ENGINE_SETTINGS = tuple(f.name for f in fields(EngineConfig) if f.name not in _ELSEWHERE)
 
 
 def engine_config(
@@ -33,11 +34,11 @@ def engine_config(
 
     draft_model: what `speculation["draft_model"]` names, if it is a model's name.
     """
-    known = [f.name for f in fields(EngineConfig) if f.name not in _ELSEWHERE]
     for name in settings:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        if name not in ENGINE_SETTINGS:
+            near = difflib.get_close_matches(name, ENGINE_SETTINGS, n=1)
+            known = ", ".join(ENGINE_SETTINGS)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {known}"
             raise ConfigError(f"unknown engine setting {name!r}; {hint}")
     values = {
         **settings,

@@ -13,11 +13,14 @@ from pathlib import Path
 from quickmatch.core.call import Call
 from quickmatch.core.errors import ContextTooLong, InvalidRequest
 from quickmatch.core.grammar import Grammar
+from quickmatch.engine.speculation.suffix_index import PROMPT_TAIL
 from quickmatch.engine.text.chat_template import ChatTemplate
 from quickmatch.engine.text.stream import TextStream
 from quickmatch.engine.text.tokenizer import Tokenizer
+from quickmatch.fleet.backend import PastAnswer
 
 INLINE_CHARS = 8192  # longer texts are tokenized in a thread
+_TAIL_CHARS = 512  # many more than PROMPT_TAIL tokens take, but for the oddest text
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,7 @@ class ModelText:
         if call.sampling.grammar is not None:
             await asyncio.to_thread(_check_grammar, call.sampling.grammar)
         if call.endpoint == "chat":
-            text = self._template.render(
-                call.messages, tools=call.tools, variables=call.chat_template_kwargs
-            )
-            token_ids = await self._tokenize(text, add_special_tokens=False)
+            token_ids = await self._tokenize(self._render(call), add_special_tokens=False)
             return Prompt(token_ids, prediction_token_ids=await self._prediction(call))
         if isinstance(call.prompt, str):
             token_ids = await self._tokenize(call.prompt, add_special_tokens=True)
@@ -92,9 +92,43 @@ class ModelText:
         context = () if call.endpoint == "chat" else token_ids
         return TextStream(self._tokenizer, call.sampling, index=index, context=context)
 
-    def encode_answers(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return past answers as token ids, near enough to those that were emitted."""
-        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    def encode_answers(self, answers: Sequence[PastAnswer]) -> list[list[int]]:
+        """Return past answers as the suffix index keeps them: behind the end of their prompts.
+
+        Token ids, near enough to those that were read and emitted.
+        """
+        return [self._encode_answer(answer.call, answer.text) for answer in answers]
+
+    def _encode_answer(self, call: Call, text: str) -> list[int]:
+        if call.echo:
+            prompt = call.prompt
+            text = text.removeprefix(
+                prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+            )
+        return [*self._prompt_end(call), *self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def _prompt_end(self, call: Call) -> list[int]:
+        if call.endpoint == "chat":
+            try:
+                return self._tail(self._render(call), add_special_tokens=False)
+            except InvalidRequest:  # a template that took it once has been changed
+                return []
+        if isinstance(call.prompt, str):
+            return self._tail(call.prompt, add_special_tokens=True)
+        return list(call.prompt[-PROMPT_TAIL:])
+
+    def _tail(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return a prompt's last tokens, of which its last characters are enough."""
+        is_whole = len(text) <= _TAIL_CHARS
+        ids = self._tokenizer.encode(
+            text[-_TAIL_CHARS:], add_special_tokens=add_special_tokens and is_whole
+        )
+        return ids[-PROMPT_TAIL:]
+
+    def _render(self, call: Call) -> str:
+        return self._template.render(
+            call.messages, tools=call.tools, variables=call.chat_template_kwargs
+        )
 
     async def _prediction(self, call: Call) -> list[int]:
         # As text that stands by itself: where its tokens differ from the answer's, they are

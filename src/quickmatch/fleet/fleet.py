@@ -90,10 +90,11 @@ class Fleet:
         return list(models.values())
 
     def report(self) -> None:
-        """Set the engine gauges from the backends' newest facts; called at a scrape."""
+        """Set the metrics of engines and adaptation from the newest facts; called at a scrape."""
         for name, entry in self._entries.items():
             stats = entry.backend.info.get("stats", {}) if entry.backend is not None else {}
             self.metrics.set_engine(name, stats, num_adapters=len(entry.adapters))
+            self.metrics.adaptation.set(name, entry.adaptation)
 
     async def close(self) -> None:
         """Stop serving and end every engine process."""

@@ -68,6 +68,8 @@ class Keeper:
         if any(retries) or (document.adapters, document.drafts) != wanted:
             self._changed.set()
         self._entry.trace = document.trace
+        adapts = document.speculation.get("adapt")
+        self._entry.adaptation = document.adaptation if adapts else None
         self._wanted = document
 
     async def run(self) -> None:

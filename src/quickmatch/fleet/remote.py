@@ -26,7 +26,7 @@ from quickmatch.core.errors import (
     QuickmatchError,
     UpstreamError,
 )
-from quickmatch.fleet.backend import Target
+from quickmatch.fleet.backend import PastAnswer, Target
 from quickmatch.fleet.openai_wire import read_events, request_body, whole_to_items
 from quickmatch.store.documents import Model
 
@@ -152,7 +152,7 @@ class RemoteBackend:
         """None: the provider keeps its own memory."""
         return 0
 
-    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
+    async def remember(self, answers: Sequence[PastAnswer], *, adapter: str | None) -> None:
         """Nothing is kept."""
 
     async def died(self) -> str:

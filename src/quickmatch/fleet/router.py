@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from quickmatch.core.errors import ModelNotFound, Unavailable
 from quickmatch.fleet.backend import Backend, Target
+from quickmatch.store.adaptation import Adaptation
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +76,7 @@ class Entry:
     adapters: dict[str, Weights] = field(default_factory=dict)  # by adapter name, all loaded
     expected: set[str] = field(default_factory=set)  # adapters wanted, not loaded yet
     trace: bool = False
+    adaptation: Adaptation | None = None  # for /metrics; None: it does not adapt
     status: str = "PENDING"  # for messages: the deployment's state, and its error
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server: counters and histograms of calls, gauges of engines.
+"""Prometheus metrics of one server: of calls, engines, speculation and its adaptation.
 
 Owns a registry of its own, so that two servers in one process (or two tests) never meet. Does not
 know where numbers come from: the gateway counts calls, the fleet hands in what engines report.
@@ -12,6 +12,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from quickmatch.observe.adaptation import AdaptationMetrics
+from quickmatch.observe.reported_counter import ReportedCounter
 from quickmatch.observe.speculation import SpeculationMetrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -26,15 +28,18 @@ _ENGINE_GAUGES = (
     ("engine_waiting_requests", "Sequences in the engine's queue.", "num_waiting"),
     ("kv_blocks_used", "KV blocks that hold something.", "num_blocks_used"),
     ("kv_blocks", "KV blocks in all.", "num_blocks"),
-    ("engine_preemptions", "Sequences preempted since the engine started.", "num_preempted"),
-    ("engine_prefill_tokens", "Prompt tokens computed since start.", "num_prefill_tokens"),
-    ("engine_decode_tokens", "Tokens decoded since start.", "num_decode_tokens"),
-    ("engine_prefix_hit_tokens", "Prompt tokens reused since start.", "num_prefix_hit_tokens"),
-    ("engine_kv_evicted_tokens", "KV given up since start, tokens.", "num_evicted_tokens"),
-    ("engine_steps", "Steps since start.", "num_steps"),
     ("engine_step_seconds", "Mean step over the last period.", "step_s"),
     ("engine_resident_memory_bytes", "Resident memory of the engine process.", "rss_bytes"),
     ("engine_memory_low", "1: memory runs out, and new requests are refused.", "is_memory_low"),
+)
+# Counters of an engine, likewise.
+_ENGINE_COUNTERS = (
+    ("engine_preemptions", "Sequences preempted.", "num_preempted"),
+    ("engine_prefill_tokens", "Prompt tokens computed.", "num_prefill_tokens"),
+    ("engine_decode_tokens", "Tokens decoded.", "num_decode_tokens"),
+    ("engine_prefix_hit_tokens", "Prompt tokens reused.", "num_prefix_hit_tokens"),
+    ("engine_kv_evicted_tokens", "KV given up, tokens.", "num_evicted_tokens"),
+    ("engine_steps", "Steps.", "num_steps"),
 )
 
 
@@ -79,17 +84,25 @@ class Metrics:
             "quickmatch_requests_in_flight", "Calls being answered.", registry=self.registry
         )
         self.adapters_loaded = self._gauge("adapters_loaded", "Adapters that can be asked for.")
-        self._engine = {
+        self._gauges = {
             field: self._gauge(name, help_text) for name, help_text, field in _ENGINE_GAUGES
         }
+        self._counters = {
+            field: ReportedCounter(f"quickmatch_{name}", help_text, registry=self.registry)
+            for name, help_text, field in _ENGINE_COUNTERS
+        }
         self.speculation = SpeculationMetrics(self.registry)
+        self.adaptation = AdaptationMetrics(self.registry)
 
     def set_engine(self, deployment: str, stats: Mapping[str, Any], *, num_adapters: int) -> None:
         """Take over one engine's newest report; fields it lacks stay as they were."""
         self.adapters_loaded.labels(deployment).set(num_adapters)
-        for field, gauge in self._engine.items():
+        for field, gauge in self._gauges.items():
             if field in stats:
                 gauge.labels(deployment).set(stats[field])
+        for field, counter in self._counters.items():
+            if field in stats:
+                counter.set(stats[field], deployment)
         if "speculation" in stats:
             self.speculation.set(deployment, stats["speculation"])
 

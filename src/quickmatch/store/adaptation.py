@@ -17,7 +17,7 @@ EventKind = Literal[
     "collecting",  # from now on recorded calls are counted
     "drift",  # the engine saw acceptance fall below what it foretold
     "training",  # a draft job was started
-    "gated",  # the trained head was measured on calls that it had not seen
+    "gated",  # the trained head was measured on calls that it had not seen; `draft`: it passed
     "failed",  # the job, or putting its head live, went wrong
     "swapped",  # the new head drafts
     "kept",  # it was not worse than what stood before
@@ -82,7 +82,12 @@ class Adaptation(BaseModel):
     num_drifts: int = 0
     windows: list[Window] = Field(default_factory=list)  # the last one, and the one under way
     events: list[AdaptationEvent] = Field(default_factory=list)  # newest last
+    num_events: dict[str, int] = Field(default_factory=dict)  # ever; "gated": "passed", "refused"
 
     def record(self, event: AdaptationEvent) -> None:
-        """Add an event; the oldest go."""
+        """Add an event; the oldest go, and stay counted."""
         self.events = [*self.events, event][-MAX_EVENTS:]
+        kind: str = event.event
+        if event.event == "gated":
+            kind = "passed" if event.draft else "refused"
+        self.num_events = {**self.num_events, kind: self.num_events.get(kind, 0) + 1}

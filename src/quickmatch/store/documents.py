@@ -48,6 +48,7 @@ class Model(Document):
     path: str = ""  # folder of the current version (base: folder or hub id)
     base_model: str = ""  # adapter, draft: name of the model that it was trained on
     adapter: str = ""  # draft: name of the adapter whose answers it foretells; "": the base's own
+    quantized_from: str = ""  # base: name of the model whose adapters and drafts fit it, too
     base_path: str = ""  # adapter: that model's folder, to tell two of the same name apart
     remote_url: str = ""  # remote: OpenAI-compatible base URL, ending in /v1
     remote_model: str = ""  # remote: the name there
@@ -60,6 +61,10 @@ class Model(Document):
     def version_id(self) -> str:
         """Return what caches and traces are keyed by: `name@version`."""
         return f"{self.id}@{self.version}"
+
+    def is_made_for(self, base: "Model") -> bool:
+        """Whether an adapter or draft fits a base model: its own, or that one quantized."""
+        return self.base_model in (base.id, base.quantized_from)
 
     def path_of(self, version: int) -> str:
         """Return the folder of a version: an older one lies beside the current."""
@@ -127,6 +132,9 @@ class Job(Document):
     file: str = ""  # draft: name of the JSONL file whose rows are a copy in `data_path`
     trace_filter: Json | None = None  # draft: recorded calls that match
     data_path: str = ""  # draft: folder of what was collected for it, while that exists
+    deployment: str = ""  # draft: whose head is trained; "": nothing serves the model yet
+    engine: Json = Field(default_factory=dict)  # draft: that deployment's values, of the target
+    speculation: Json = Field(default_factory=dict)  # draft: and those that the gate serves with
     evaluation_dataset: str = ""
     output_model: str
     settings: Json = Field(default_factory=dict)  # SftSettings or DraftSettings of tuning

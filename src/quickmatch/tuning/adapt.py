@@ -27,6 +27,10 @@ NEEDS_TRACES = (
     "adapt needs recorded traffic and none has come: serve with --trace (or `quickmatch update "
     "deployment NAME --set trace=true`), or send calls with the header x-quickmatch-trace: 1"
 )
+NEEDS_ANSWERS = (
+    "calls are recorded, but adapt can learn from none of them: they failed, were answered by the "
+    "exact cache (the header Cache-Control: no-cache passes it by), or have answers of one token"
+)
 NEEDS_REPORT = "speculation is off in the engine; see that speculation.drafters allows 'head'"
 
 
@@ -115,5 +119,9 @@ def _note(look: Look) -> str:
     stats = look.deployment.engine_info.get("stats")
     if stats and stats.get("speculation") is None:  # not just started: it has told of the rest
         return NEEDS_REPORT
-    has_traffic = any(head.num_new or head.begun_at for head in look.state.heads.values())
-    return "" if look.deployment.trace or has_traffic else NEEDS_TRACES
+    heads = look.state.heads.values()
+    if any(head.num_new or head.begun_at for head in heads):
+        return ""
+    if any(look.has_calls(head.since) for head in heads):
+        return NEEDS_ANSWERS
+    return "" if look.deployment.trace else NEEDS_TRACES

@@ -25,7 +25,6 @@ MIN_CALLS = 8  # ...but no job learns from fewer
 MAX_DOUBLINGS = 6
 MIN_PAUSE_S = 10.0  # what doubles where no interval is set
 MAX_RESUMES = 3
-_RUNNING = (JobState.RUNNING.value, JobState.CANCELLING.value)
 
 
 class HeadCycle:
@@ -63,7 +62,6 @@ class HeadCycle:
         """Adaptation was turned off: what is live stays."""
         head = self._head
         if head.phase == "training":
-            self._jobs.cancel(head.job)
             self._give_up("failed", "adaptation was turned off")
         elif head.phase != "collecting":
             self._settle("kept", "adaptation was turned off")
@@ -91,8 +89,7 @@ class HeadCycle:
 
     def _is_another_on_its_way(self) -> bool:
         busy = [h for h in self._look.state.heads.values() if h.phase != "collecting"]
-        where = {"job_type": "draft", "state": {"$in": list(_RUNNING)}}
-        return bool(busy) or self._look.store.count(Job, where) > 0
+        return bool(busy) or self._jobs.is_any_running()
 
     def _begin(self, since: float | None) -> None:
         """Order a training on the newest calls, after a drift on those since then alone."""
@@ -103,13 +100,14 @@ class HeadCycle:
             where["created_at"] = {"$gt": since}
         order = DraftOrder(
             model=deployment.model,
+            deployment=deployment.id,
             adapter=self._name,
             trace_filter=where,
             max_sequences=settings.adapt_max_requests,
             output_draft="-".join(filter(None, (deployment.id, self._name, "draft"))),
             warm_start_from=self._warm_start(),
         )
-        head.begun_at, head.num_resumes, head.draft = look.now, 0, ""
+        head.begun_at, head.num_resumes, head.job, head.draft = look.now, 0, "", ""
         head.drifted_at = None  # one that comes from now on is answered by the next training
         head.not_before = look.now + settings.adapt_interval_s
         try:
@@ -123,11 +121,11 @@ class HeadCycle:
         look.record("training", self._name, job=head.job, text=why, figures=figures)
 
     def _warm_start(self) -> str:
-        """Return the draft that stands, for an adapter's first one the base model's."""
+        """Return the version that stands, for an adapter's first head the base model's."""
         if self._head.starts_afresh:
             return ""
         drafts = self._look.deployment.drafts
-        return (drafts.get(self._name) or drafts.get("", "")).partition("@")[0]
+        return drafts.get(self._name) or drafts.get("", "")
 
     # ---- training
 
@@ -220,6 +218,7 @@ class HeadCycle:
         head = self._head
         draft, job = head.draft, head.job if event in ("failed", "gated") else ""
         self._look.record(event, self._name, draft=draft, job=job, text=text, figures=figures)
+        self._jobs.release(head.job)
         head.phase, head.since, head.num_new = "collecting", head.begun_at, 0
 
     def _give_up(

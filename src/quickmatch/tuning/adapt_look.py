@@ -16,6 +16,7 @@ from quickmatch.store.adaptation import (
 )
 from quickmatch.store.documents import Deployment, Model, Trace
 from quickmatch.store.protocol import Filter, Store
+from quickmatch.tuning.draft_data import MIN_OUTPUT_TOKENS
 
 
 @dataclass(slots=True)
@@ -54,11 +55,13 @@ class Look:
     def calls_of(self, name: str) -> Filter:
         """Return the filter of recorded calls that a head can learn from.
 
-        What the exact cache answered the model did not write again.
+        What the exact cache answered the model did not write again; in an answer of one token
+        there is nothing to draft. The job that trains leaves out what is equal besides.
         """
         version = self.deployment.adapters.get(name)
         version_id = f"{name}@{version}" if name else self.model.version_id
-        return {**self._calls(), "model_version": version_id, "endpoint": "chat"}
+        length = {"usage.completion_tokens": {"$gte": MIN_OUTPUT_TOKENS}}
+        return {**self._calls(), "model_version": version_id, **length}
 
     def num_calls_of(self, name: str, since: float) -> int:
         """Return how many of them are newer."""
@@ -67,6 +70,11 @@ class Look:
     def num_calls(self, since: float) -> int:
         """Return how many calls of the deployment were recorded since."""
         return self.store.count(Trace, {**self._calls(), "created_at": {"$gt": since}})
+
+    def has_calls(self, since: float) -> bool:
+        """Whether any call was recorded since, also such as a head cannot learn from."""
+        where = {"deployment": self.deployment.id, "created_at": {"$gt": since}}
+        return next(self.store.find(Trace, where, limit=1), None) is not None
 
     def _calls(self) -> Filter:
         return {"deployment": self.deployment.id, "status": 200, "cache": {"$ne": "hit"}}

@@ -1,7 +1,7 @@
 """Collects what a draft job learns from: sequences that the target itself has said.
 
-Owns the choice of rows, the answers that the target writes, and the split into sequences to learn
-from and sequences to measure on. An interrupted job finds what it had collected.
+Owns the answers that the target writes, and the split into sequences to learn from and sequences to
+measure on. An interrupted job finds what it had collected.
 """
 
 import logging
@@ -14,6 +14,7 @@ from quickmatch.store.documents import Job
 from quickmatch.store.protocol import Store
 from quickmatch.tuning.draft_answers import write_answers
 from quickmatch.tuning.draft_data import (
+    MIN_OUTPUT_TOKENS,
     Collected,
     TokenSequence,
     open_folder,
@@ -21,8 +22,9 @@ from quickmatch.tuning.draft_data import (
     source_of,
     write_sequences,
 )
-from quickmatch.tuning.draft_rows import MIN_OUTPUT_TOKENS, Asked, RowEncoder, read_job_rows
+from quickmatch.tuning.draft_rows import Asked, RowEncoder
 from quickmatch.tuning.draft_settings import DraftSettings
+from quickmatch.tuning.draft_source import choose, newest_first
 from quickmatch.tuning.draft_target import Target
 from quickmatch.tuning.job_report import JobReport
 from quickmatch.tuning.sft import Stopped
@@ -47,20 +49,24 @@ def collect(
     encoder = RowEncoder(
         target.runner.folder, version_id=target.version_id, regenerate=settings.regenerate
     )
-    asked = encoder.encode(read_job_rows(store, job), name=source_of(job))
-    fitting = _fitting(asked, _limit(settings, target))
-    chosen = fitting[-(settings.max_sequences or len(fitting)) :]
-    sequences = _answered(chosen, settings, target, report)
+    chosen = choose(
+        newest_first(store, job, encoder),
+        max_length=_limit(settings, target),
+        max_sequences=settings.max_sequences,
+    )
+    logger.info("%s: %s", source_of(job), chosen.summary())
+    sequences = _answered(chosen.asked, settings, target, report)
     usable = [s for s in sequences if len(s.output) >= MIN_OUTPUT_TOKENS]
     if len(usable) < MIN_SEQUENCES:
         raise DatasetError(
-            f"{source_of(job)}: {len(usable)} of {len(asked)} rows give a sequence that fits; at "
-            f"least {MIN_SEQUENCES} are needed. Give more rows, or raise max_context_length"
+            f"{source_of(job)}: {len(usable)} sequences to learn from, at least {MIN_SEQUENCES} "
+            f"are needed; {chosen.summary()}. Give more rows, or raise max_context_length or "
+            "max_sequences"
         )
     collected = split(usable, settings, newest=job.trace_filter is not None)
     logger.info(
-        "%s: %d rows, %d usable, %d held back; %d tokens, %d of them answers",
-        *(source_of(job), len(asked), len(usable), len(collected.held)),
+        "%d sequences, %d held back; %d tokens, %d of them answers",
+        *(len(usable), len(collected.held)),
         *(sum(map(len, usable)), sum(len(s.output) for s in usable)),
     )
     write_sequences(folder, collected)
@@ -81,25 +87,13 @@ def split(sequences: list[TokenSequence], settings: DraftSettings, *, newest: bo
 
 
 def _limit(settings: DraftSettings, target: Target) -> int:
-    longest = target.runner.max_model_len
+    longest = target.max_length
     asked = settings.max_context_length
     if asked is not None and asked > longest:
         raise ConfigError(
             f"max_context_length is {asked}, but the target takes {longest} tokens; lower it"
         )
     return asked or longest
-
-
-def _fitting(asked: list[Asked], limit: int) -> list[Asked]:
-    """Keep what fits the context. Nothing is cut: a head shall see whole answers."""
-    fitting = [a for a in asked if _length(a) <= limit]
-    if len(fitting) < len(asked):
-        logger.info("%d rows left out, longer than %d tokens", len(asked) - len(fitting), limit)
-    return fitting
-
-
-def _length(asked: Asked) -> int:
-    return len(asked.prompt) + (MIN_OUTPUT_TOKENS if asked.output is None else len(asked.output))
 
 
 def _answered(

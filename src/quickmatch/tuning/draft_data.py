@@ -5,9 +5,11 @@ folder from before the first byte is in it until after the last is gone; so what
 behind is found again (`sweep`). An interrupted job keeps its data, to go on with; a job that has
 ended has none, unless it was told to keep it.
 
-Invariant: each deleted file stands in one audit record with its SHA-256.
+Invariant: each deleted file stands in an audit record with its SHA-256. What is to be deleted is
+noted beside it first, so that whoever goes on after a crash can say so too.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quickmatch.core.files import replacing
 from quickmatch.core.settings import Home
 from quickmatch.observe import audit
 from quickmatch.store.documents import Job, JobState, Json
@@ -24,7 +27,9 @@ from quickmatch.store.protocol import Store
 logger = logging.getLogger(__name__)
 ROWS = "rows.jsonl"  # copied from the user's file
 SEQUENCES = "sequences.jsonl"
+_NOTED = "deleting.json"  # what `forget` is about to delete, or has deleted
 DELETED = "draft-data-deleted"
+MIN_OUTPUT_TOKENS = 2  # the first is the target's, a draft begins behind it
 _ENDED = [s.value for s in JobState if s.is_final]
 
 
@@ -64,10 +69,9 @@ def open_folder(store: Store, home: Home, job: Job) -> Path:
 
 def write_sequences(folder: Path, collected: Collected) -> None:
     """Write all sequences at once: the file is whole or not there. Raises OSError."""
-    lines = [_line(s, held) for held in (False, True) for s in _of(collected, held)]
-    partial = folder / f"{SEQUENCES}.partial"
-    partial.write_text("".join(lines), encoding="ascii")
-    partial.replace(folder / SEQUENCES)
+    with replacing(folder / SEQUENCES) as file:
+        for held in (False, True):
+            file.writelines(_line(s, held).encode("ascii") for s in _of(collected, held))
 
 
 def read_sequences(folder: Path) -> Collected | None:
@@ -100,13 +104,15 @@ def forget(store: Store, job: Job, *, actor: str) -> None:
     if not job.data_path:
         return
     folder = Path(job.data_path)
-    files = [gone for path in _files(folder) if (gone := _delete(path))]
+    noted = _note(folder)
+    for path in _files(folder):
+        path.unlink(missing_ok=True)
+    if noted:
+        files: Json = {"files": noted, "source": source_of(job), "state": str(job.state)}
+        files |= {"model": job.base_model, "adapter": job.adapter}
+        audit.append(store, actor=actor, action=DELETED, subject=job.id, detail=files)
+        logger.info("deleted %d files of collected data", len(noted))
     shutil.rmtree(folder, ignore_errors=True)
-    if files:
-        detail: Json = {"files": files, "source": source_of(job), "state": str(job.state)}
-        detail |= {"model": job.base_model, "adapter": job.adapter}
-        audit.append(store, actor=actor, action=DELETED, subject=job.id, detail=detail)
-        logger.info("deleted %d files of collected data", len(files))
     if store.get(Job, job.id) is not None:
         store.update(Job, job.id, lambda j: setattr(j, "data_path", ""))
     job.data_path = ""
@@ -128,16 +134,28 @@ def source_of(job: Job) -> str:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return sorted(p for p in folder.glob("*") if p.is_file()) if folder.is_dir() else []
+    return sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith(_NOTED))
 
 
-def _delete(path: Path) -> Json | None:
-    """Delete a file; return what to say of it, or None if another process was faster."""
-    try:
-        content = path.read_bytes()
-        path.unlink()
-    except FileNotFoundError:
-        return None
+def _note(folder: Path) -> list[Json]:
+    """Return what to say of all files that are here, or were when a deletion began; note it."""
+    files: list[Json] = []
+    with contextlib.suppress(OSError, ValueError):
+        files = json.loads((folder / _NOTED).read_bytes())
+    for path in _files(folder):
+        with contextlib.suppress(FileNotFoundError):  # another process is faster
+            described = _described(path)
+            if described not in files:
+                files.append(described)
+    if files:
+        # A full disk is no reason to keep the data.
+        with contextlib.suppress(OSError), replacing(folder / _NOTED) as file:
+            file.write(json.dumps(files).encode())
+    return files
+
+
+def _described(path: Path) -> Json:
+    content = path.read_bytes()
     return {
         "name": path.name,
         "num_bytes": len(content),

@@ -25,16 +25,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from quickmatch.engine.rope import RotaryTable
 from quickmatch.engine.speculation.head_config import HeadConfig
 
 Rotation = tuple[Tensor, Tensor]
 
+# Scores, or logits, that are kept for the gradient at each depth, 64 MiB of float32. More are
+# computed in pieces of so many, and once again on the way back.
+MAX_KEPT = 1 << 24
+
 
 @dataclass(frozen=True, slots=True)
 class HeadBatch:
-    """Sequences, padded at the end. Row t is position t; the last token has no row.
+    """Sequences, padded at the end. Row t is position offset + t; the last token has no row.
 
     A draft may begin at any row from the prompt's last on (`first`): there the target has chosen
     the answer's first token. `num_drafts` rows of a sequence begin one.
@@ -42,6 +47,7 @@ class HeadBatch:
 
     aux: Tensor  # [num_seqs, length, num_aux * target_hidden] float
     next_ids: Tensor  # [num_seqs, length] the token after each row
+    offset: Tensor  # [num_seqs] positions before the first row, which the head does not see
     first: Tensor  # [num_seqs]
     num_drafts: Tensor  # [num_seqs]
     # What the target says at row first + 1 + i, for i < num_drafts, in draft tokens:
@@ -104,7 +110,7 @@ class DraftHead(nn.Module):
         fused = self.fc(batch.aux)
         x = layer.join(self._embed(batch.next_ids), fused)
         every = torch.arange(length, device=rows.device).expand(len(rows), -1)
-        prefix = layer.self_attn.keys(x, self._turn(every))
+        prefix = layer.self_attn.keys(x, self._turn(batch.offset[:, None] + every))
         hidden = config.hidden_size
         state = fused.gather(1, inside[..., None].expand(-1, -1, hidden))
         x = x.gather(1, inside[..., None].expand(-1, -1, 2 * hidden))
@@ -112,7 +118,7 @@ class DraftHead(nn.Module):
         own: list[tuple[Tensor, Tensor]] = []
         for step in range(1, min(num_steps, batch.max_drafts) + 1):
             num_columns = batch.max_drafts - step + 1
-            positions = rows[:, :num_columns] + step - 1
+            positions = batch.offset[:, None] + rows[:, :num_columns] + step - 1
             turn = self._turn(positions.clamp(max=config.max_model_len - 1))
             if step > 1:
                 state = state[:, :num_columns]
@@ -222,8 +228,39 @@ class _Attention(nn.Module):
         own: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
         """Return [num_seqs, num_columns, hidden]; mask: [num_seqs, num_columns, length]."""
-        num_columns, group = x.shape[1], self._num_heads // self._num_kv_heads
         q = _rotate(self._split(self.q_proj(x)), turn) * self._dim**-0.5
+        num_scores = len(x) * self._num_heads * mask.shape[2]  # of a column
+        size = max(1, MAX_KEPT // num_scores)
+        if x.shape[1] <= size:
+            out = self._attend(q, prefix, mask, own)
+        else:  # a column sees no other's
+            pieces = [
+                checkpoint(
+                    self._attend,
+                    q[:, start : start + size],
+                    prefix,
+                    mask[:, start : start + size],
+                    [(k[:, :, start:], v[:, :, start:]) for k, v in own],
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+                for start in range(0, x.shape[1], size)
+            ]
+            out = torch.cat(pieces, dim=1)
+        projected: Tensor = self.o_proj(out)
+        return projected
+
+    def _attend(
+        self,
+        q: Tensor,
+        prefix: tuple[Tensor, Tensor],
+        mask: Tensor,
+        own: list[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Return [num_seqs, num_columns, num_heads * head_dim] of q, which has a head's columns
+        [num_seqs, num_columns, num_heads, head_dim]; of `own` the first are these columns'.
+        """
+        num_columns, group = q.shape[1], self._num_heads // self._num_kv_heads
         # [num_seqs, num_kv_heads, group * num_columns, head_dim]: a group's heads share their keys
         q = q.reshape(*q.shape[:2], -1, group, self._dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
         scores = q @ prefix[0].transpose(-1, -2)
@@ -236,9 +273,7 @@ class _Attention(nn.Module):
         out = weights[..., :length] @ prefix[1]
         for index, (_, v) in enumerate(own):
             out = out + weights[..., length + index, None] * v
-        out = out.reshape(*out.shape[:2], group, num_columns, -1).permute(0, 3, 1, 2, 4).flatten(2)
-        projected: Tensor = self.o_proj(out)
-        return projected
+        return out.reshape(*out.shape[:2], group, num_columns, -1).permute(0, 3, 1, 2, 4).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], -1, self._dim)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from quickmatch.core.settings import Home
 from quickmatch.engine.speculation.head_folder import write_head
-from quickmatch.store.documents import Job, Json, Model
-from quickmatch.store.protocol import Store, require
+from quickmatch.store.documents import Job, Json
+from quickmatch.store.protocol import Store
+from quickmatch.store.versions import require_draft
 from quickmatch.tuning.checkpoint import Checkpoint
 from quickmatch.tuning.draft_collect import collect
 from quickmatch.tuning.draft_data import Collected, data_hash, source_of
@@ -23,13 +24,14 @@ from quickmatch.tuning.draft_features import TargetFeatures
 from quickmatch.tuning.draft_gate import Arm, Candidate, Gate, Verdict, judge
 from quickmatch.tuning.draft_head import DraftHead
 from quickmatch.tuning.draft_optimizer import LEARNING_RATE
+from quickmatch.tuning.draft_parts import RowBudget
 from quickmatch.tuning.draft_settings import DraftSettings
 from quickmatch.tuning.draft_start import earlier_head, new_head
 from quickmatch.tuning.draft_target import Target, deployed_head, load_target
 from quickmatch.tuning.draft_train import DraftRun, simulate
 from quickmatch.tuning.draft_vocab import draft_vocab
 from quickmatch.tuning.job_report import JobReport
-from quickmatch.tuning.jobs import job_folder
+from quickmatch.tuning.jobs import HEAD, job_folder
 from quickmatch.tuning.load import set_threads
 from quickmatch.tuning.plan import Plan
 from quickmatch.tuning.publish import publish_draft
@@ -57,6 +59,7 @@ def run_draft(store: Store, home: Home, job: Job, report: JobReport) -> Json:
         adapter_row=target.adapter_row,
         aux_layers=head.config.aux_layers,
         draft_ids=head.draft_ids,
+        budget=RowBudget(settings.max_batch_rows, settings.unroll_steps),
     )
     plan = _plan(settings, len(collected.train))
     logger.info("%s; %d threads", plan, num_threads)
@@ -81,7 +84,7 @@ def run_draft(store: Store, home: Home, job: Job, report: JobReport) -> Json:
         batch_size=settings.batch_size,
     )
     report.on_eval(state.step, foretold.loss)
-    folder = _write(job_folder(home, job.id) / "head", head, target)
+    folder = _write(job_folder(home, job.id) / HEAD, head, target)
     arms, verdict = _gate(store, job, settings, target, collected, folder, report)
     metrics = _metrics(state, report, head, num_threads) | {
         "target": target.version_id,
@@ -101,8 +104,8 @@ def _head(store: Store, settings: DraftSettings, target: Target, collected: Coll
     logger.info("draft_vocab_size %d: %s", len(ids), reason)
     if not settings.warm_start_from:
         return new_head(target.runner, ids, settings.seed)
-    earlier = require(store, Model, settings.warm_start_from)
-    return earlier_head(target.runner, Path(earlier.path), ids, settings.seed)
+    earlier, version = require_draft(store, settings.warm_start_from)
+    return earlier_head(target.runner, Path(earlier.path_of(version)), ids, settings.seed)
 
 
 def _plan(settings: DraftSettings, num_sequences: int) -> Plan:
@@ -123,9 +126,10 @@ def _plan(settings: DraftSettings, num_sequences: int) -> Plan:
 
 def _run_key(store: Store, job: Job, target: Target, collected: Collected) -> str:
     """Return a hash of all that a run's result depends on."""
-    parts = [job.settings, target.base.path, target.base.version_id, target.adapter_id]
+    parts = [job.settings, job.engine, target.base.path, target.base.version_id, target.adapter_id]
     if job.settings.get("warm_start_from"):
-        parts.append(require(store, Model, job.settings["warm_start_from"]).version_id)
+        earlier, version = require_draft(store, job.settings["warm_start_from"])
+        parts.append(f"{earlier.id}@{version}")
     parts.append(data_hash(collected))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -160,13 +164,14 @@ def _gate(
         adapter_path=target.adapter_path,
         depth=settings.unroll_steps,
         max_tokens=settings.max_output_tokens,
+        max_length=target.max_length,
         should_stop=report.should_stop,
     )
     candidates = [Candidate("new", "", folder)]
     current = deployed_head(store, job)
     if current is not None:
         candidates.insert(0, current)
-    arms = gate.measure(collected.held, candidates)
+    arms = gate.measure(collected.held, collected.train, candidates)
     if report.should_stop():
         raise Stopped
     return arms, judge(arms)

@@ -1,7 +1,7 @@
 """Creating draft jobs: what is named must exist and fit, and a file's rows must be whole.
 
-Owns the checks before a draft job's document is written. Loads no torch; `draft_job` is what the
-job does.
+Owns the checks before a draft job's document is written, and which of a deployment's settings it
+takes over. Loads no torch; `draft_job` is what the job does.
 """
 
 import contextlib
@@ -12,13 +12,28 @@ from quickmatch.core.clock import wall
 from quickmatch.core.errors import ConfigError, NotFound
 from quickmatch.core.ids import new_id
 from quickmatch.core.settings import Home
-from quickmatch.store.documents import Dataset, Job, Model, ModelKind
+from quickmatch.core.speculation_settings import engine_part
+from quickmatch.store.documents import Dataset, Deployment, Job, Model, ModelKind
 from quickmatch.store.protocol import Filter, Store, require
+from quickmatch.store.versions import require_draft
 from quickmatch.tuning import draft_data
 from quickmatch.tuning.chat_rows import read_chat_rows
 from quickmatch.tuning.datasets import verify
 from quickmatch.tuning.draft_settings import DraftSettings
 from quickmatch.tuning.job_checks import check_base, check_output
+
+# Of EngineConfig, what changes which tokens the target says and which it takes. The rest is about
+# memory and many requests at once, of which a job has its own.
+_OF_TARGET = (
+    "dtype",
+    "quantization",
+    "device",
+    "block_size",
+    "max_model_len",
+    "kv_cache_dtype",
+    "max_kv_tokens",
+    "max_lora_rank",
+)
 
 
 def create_draft(
@@ -31,11 +46,13 @@ def create_draft(
     file: Path | None = None,
     trace_filter: Filter | None = None,
     output_draft: str,
+    deployment: str = "",
     settings: DraftSettings | None = None,
 ) -> Job:
     """Check everything, then write the job's document. It is not started.
 
-    model: a base model's name, or an adapter's for it on its base. Exactly one of dataset (a
+    model: a base model's name, or an adapter's for it on its base. deployment: where the head is to
+    draft; left out, the one that serves the base model, if one does. Exactly one of dataset (a
     name), file (chat JSONL; rows may end before the answer) and trace_filter ({}: all recorded
     calls) says what to learn from; a file's rows are copied, and deleted when the job ends.
     Raises NotFound, ConfigError, DatasetError or Conflict; nothing is created then.
@@ -47,6 +64,8 @@ def create_draft(
     if dataset:
         verify(require(store, Dataset, dataset))
     _check_warm_start(store, chosen.warm_start_from, base)
+    served = _deployment(store, deployment, base)
+    engine, speculation = (served.engine, served.speculation) if served else ({}, {})
     job = Job(
         id=new_id("draftj"),
         created_at=wall(),
@@ -57,6 +76,9 @@ def create_draft(
         file=file.name if file else "",
         trace_filter=trace_filter,
         output_model=output_draft,
+        deployment=served.id if served else "",
+        engine={name: engine[name] for name in _OF_TARGET if name in engine},
+        speculation=engine_part(speculation),
         settings=chosen.model_dump(mode="json"),
     )
     check_output(store, job)
@@ -85,7 +107,7 @@ def _target(store: Store, name: str, adapter: str) -> tuple[Model, str]:
     base, trained = check_base(store, name), require(store, Model, adapter)
     if trained.model_kind is not ModelKind.ADAPTER:
         raise ConfigError(f"{adapter!r} is a {trained.model_kind} model, not an adapter")
-    if trained.base_model != base.id:
+    if not trained.is_made_for(base):
         raise ConfigError(
             f"adapter {adapter!r} was trained on {trained.base_model!r}, not on {name!r}; "
             f"give that as the model"
@@ -93,14 +115,32 @@ def _target(store: Store, name: str, adapter: str) -> tuple[Model, str]:
     return base, adapter
 
 
-def _check_warm_start(store: Store, name: str, base: Model) -> None:
-    if not name:
-        return
-    draft = require(store, Model, name)
-    if (draft.model_kind, draft.base_model) != (ModelKind.DRAFT, base.id):
+def _deployment(store: Store, name: str, base: Model) -> Deployment | None:
+    if name:
+        named = require(store, Deployment, name)
+        if named.model != base.id:
+            raise ConfigError(
+                f"deployment {name!r} serves {named.model!r}, not {base.id!r}; give one that does"
+            )
+        return named
+    serving = store.find(Deployment, {"model": base.id, "wanted": True})
+    found = {deployment.id: deployment for deployment in serving}
+    if len(found) > 1:
         raise ConfigError(
-            f"warm_start_from {name!r} is no draft of {base.id!r}; name one of them, or leave it "
-            "out to start afresh"
+            f"{base.id!r} is served by {', '.join(found)}; say with --deployment for which of them "
+            "the head is"
+        )
+    return next(iter(found.values()), None)
+
+
+def _check_warm_start(store: Store, spelled: str, base: Model) -> None:
+    if not spelled:
+        return
+    draft, _ = require_draft(store, spelled)
+    if not draft.is_made_for(base):
+        raise ConfigError(
+            f"warm_start_from {spelled!r} is a draft of {draft.base_model!r}, not of {base.id!r}; "
+            "name one of that, or leave it out to start afresh"
         )
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from quickmatch.tuning.draft_head import DraftHead, HeadBatch
+from quickmatch.tuning.draft_head import MAX_KEPT, DraftHead, HeadBatch
 
 STEP_WEIGHT = 0.8
 
@@ -68,15 +69,17 @@ def head_loss(head: DraftHead, batch: HeadBatch, num_steps: int) -> tuple[Tensor
     alive: Tensor | None = None  # drafts that have hit at every step so far
     for index, state in enumerate(head.unroll(batch, num_steps)):
         wanted = batch.wanted(index + 1)
-        logits = head.logits(state[wanted])  # only what is foretold meets the vocabulary
-        nats = _cross_entropy(
-            logits, batch.target_ids[:, index:][wanted], batch.target_probs[:, index:][wanted]
-        ).sum()
-        num_learnt = len(logits)
+        nats, best = _foretell(  # only what is foretold meets the vocabulary
+            head,
+            state[wanted],
+            batch.target_ids[:, index:][wanted],
+            batch.target_probs[:, index:][wanted],
+        )
+        num_learnt = len(best)
         if num_learnt:
             total = total + STEP_WEIGHT**index * nats / num_learnt
         hit = torch.zeros_like(wanted)
-        hit[wanted] = logits.detach().argmax(-1) == batch.target_best[:, index:][wanted]
+        hit[wanted] = best == batch.target_best[:, index:][wanted]
         alive = hit if alive is None else alive[:, : hit.shape[1]] & hit
         sums.nats[index] = float(nats.detach())
         sums.num_learnt[index] = num_learnt
@@ -84,6 +87,25 @@ def head_loss(head: DraftHead, batch: HeadBatch, num_steps: int) -> tuple[Tensor
         sums.hits[index] = int(hit.sum())
         sums.reached[index] = int(alive.sum())
     return total, sums
+
+
+def _foretell(head: DraftHead, states: Tensor, ids: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of the states' cross entropies, and the likeliest token of each."""
+    size = max(1, MAX_KEPT // head.config.draft_vocab_size)
+    if len(states) <= size:
+        return _foretell_at_once(head, states, ids, probs)
+    pieces = [
+        checkpoint(_foretell_at_once, head, *piece, use_reentrant=False, preserve_rng_state=False)
+        for piece in zip(*(torch.split(t, size) for t in (states, ids, probs)), strict=True)
+    ]
+    return torch.stack([n for n, _ in pieces]).sum(), torch.cat([best for _, best in pieces])
+
+
+def _foretell_at_once(
+    head: DraftHead, states: Tensor, ids: Tensor, probs: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits = head.logits(states)
+    return _cross_entropy(logits, ids, probs).sum(), logits.detach().argmax(-1)
 
 
 def _cross_entropy(logits: Tensor, ids: Tensor, probs: Tensor) -> Tensor:

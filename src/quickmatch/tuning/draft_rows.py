@@ -1,28 +1,22 @@
-"""Turns what a draft job learns from into token ids: a dataset's rows, a file's, or traces.
+"""Turns what a draft job learns from into token ids.
 
-Owns which rows are fit, and whose answers they hold: the target's own are learnt as they are,
-others' are prompts that the target is to answer itself, because a head foretells the target.
-Prompts are rendered and tokenized as in serving. Loads no torch.
+Owns whose answers are kept: the target's own are learnt as they are, others' are prompts that the
+target is to answer itself, because a head foretells the target. Prompts are rendered and tokenized
+as in serving. Knows no store and loads no torch.
 """
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from quickmatch.core.errors import DatasetError, InvalidRequest
+from quickmatch.core.call import Message
 from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.text.chat_template import ChatTemplate
 from quickmatch.engine.text.tokenizer import Tokenizer
-from quickmatch.store.documents import Dataset, Job
-from quickmatch.store.protocol import Store, require
-from quickmatch.tuning.chat_rows import ChatRow, read_chat_rows
-from quickmatch.tuning.datasets import read_rows
-from quickmatch.tuning.draft_data import ROWS
-from quickmatch.tuning.trace_rows import TraceRows
-
-logger = logging.getLogger(__name__)
-MIN_OUTPUT_TOKENS = 2  # the first is the target's, a draft begins behind it
+from quickmatch.store.documents import Json
+from quickmatch.tuning.chat_rows import ChatRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +25,6 @@ class Asked:
 
     prompt: list[int]
     output: list[int] | None
-
-
-def read_job_rows(store: Store, job: Job) -> Iterator[ChatRow]:
-    """Yield the rows that a job learns from; traces oldest first. Raises DatasetError."""
-    if job.trace_filter is not None:
-        rows = TraceRows(store, job.trace_filter)
-        yield from rows
-        logger.info("traces: %s", rows.summary())
-    elif job.file:
-        path = Path(job.data_path) / ROWS
-        yield from read_chat_rows(path, shown_as=job.file, prompts_too=True)
-    else:
-        yield from read_rows(require(store, Dataset, job.dataset))
 
 
 class RowEncoder:
@@ -56,32 +37,52 @@ class RowEncoder:
         self._version_id = version_id  # of the target, as traces name it
         self._regenerate = regenerate
 
-    def encode(self, rows: Iterable[ChatRow], *, name: str) -> list[Asked]:
-        """Encode all rows. Raises DatasetError "NAME row N: …" if the template refuses one."""
-        asked = []
-        for number, row in enumerate(rows, start=1):
-            try:
-                asked.append(self._encode(row))
-            except InvalidRequest as error:
-                raise DatasetError(f"{name} row {number}: {error.message}") from error
-        return asked
+    def encode(self, row: ChatRow) -> Asked:
+        """Return a row's prompt and, where it is the target's own, its answer."""
+        answer = {k: v for k, v in row.messages[-1].items() if k != "weight"}
+        is_rewritten = not row.has_answer or self.is_rewritten(row.metadata.get("model_version"))
+        return self.chat(row.prompt, None if is_rewritten else answer, tools=row.tools)
 
-    def _encode(self, row: ChatRow) -> Asked:
-        text = self._template.render(row.prompt, tools=row.tools)
+    def is_rewritten(self, version_id: str | None) -> bool:
+        """Whether the target shall answer anew what that version answered; None: nobody knows."""
+        return version_id != self._version_id if self._regenerate is None else self._regenerate
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        answer: Message | None,
+        *,
+        tools: Sequence[Json] = (),
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        is_cut: bool = False,
+    ) -> Asked:
+        """Encode a chat. answer: None if the target is to give it; is_cut: it has no end.
+
+        variables: of the template (`chat_template_kwargs`).
+        Raises InvalidRequest if the template refuses the messages.
+        """
+        text = self._template.render(messages, tools=tools, variables=variables)
         prompt = self._tokenizer.encode(text, add_special_tokens=False)
-        if not row.has_answer or self._is_rewritten(row):
+        if answer is None:
             return Asked(prompt, None)
-        messages = [*row.prompt, {k: v for k, v in row.messages[-1].items() if k != "weight"}]
-        whole = self._template.render(messages, tools=row.tools, add_generation_prompt=False)
+        if is_cut:  # the template would end it
+            return Asked(prompt, self._output(answer["content"]))
+        whole = self._template.render(
+            [*messages, answer], tools=tools, variables=variables, add_generation_prompt=False
+        )
         if not whole.startswith(text):
             return Asked(prompt, None)  # the template writes answers otherwise than they come
         return Asked(prompt, self._output(whole[len(text) :]))
 
-    def _is_rewritten(self, row: ChatRow) -> bool:
-        """Whether the target shall answer anew."""
-        if self._regenerate is not None:
-            return self._regenerate
-        return row.metadata.get("model_version") != self._version_id
+    def completion(self, prompt: str | list[int], answer: str | None, *, has_echo: bool) -> Asked:
+        """Encode a text and what went on with it; has_echo: `answer` begins with the prompt."""
+        ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if answer is None:
+            return Asked(ids, None)
+        if has_echo:
+            echo = prompt if isinstance(prompt, str) else self._tokenizer.decode(prompt)
+            answer = answer.removeprefix(echo)
+        return Asked(ids, self._output(answer))
 
     def _output(self, text: str) -> list[int]:
         """Return the tokens of an answer up to the one that ends it."""

@@ -29,13 +29,17 @@ class DraftSettings(BaseModel):
     max_steps: int | None = Field(None, ge=1)  # stops earlier than the epochs would
     learning_rate: float | None = Field(None, gt=0, le=1)  # of the matrices, by Muon; None: 0.1
     batch_size: int = Field(8, ge=1)  # sequences a step
+    # Rows that a step holds in memory at once: a token is one, a token of an answer unroll_steps
+    # more. A step of more is taken in parts. Of a single sequence of more, the head learns on the
+    # answer's beginning, and sees the prompt's end: the target reads all of the prompt.
+    max_batch_rows: int = Field(16384, ge=256)
     unroll_steps: int = Field(5, ge=1, le=16)  # how deep it learns to draft on its own states
     draft_vocab_size: int | None = Field(None, ge=16)  # tokens that it can propose
-    warm_start_from: str = ""  # an earlier draft to go on from
+    warm_start_from: str = ""  # NAME or NAME@VERSION of a draft to go on from
     checkpoint_every: int | None = Field(None, ge=1)  # steps; None: every 15 s
     seed: int = Field(0, ge=0, lt=1 << 32)
     num_threads: int | None = Field(None, ge=1)  # None: all cores
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the target, as it is served
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the target; auto: as it is served
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # what becomes of it
     force: bool = False  # publish even what does not beat what stands

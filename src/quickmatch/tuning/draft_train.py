@@ -92,17 +92,13 @@ class DraftRun:
     def _step(self, sequences: list[TokenSequence]) -> None:
         began = time.monotonic()
         rate = self.plan.rate_at(self.state.step)
-        batch = self.features.batch(sequences)
-        loss, foretold = head_loss(self.head, batch, self.settings.unroll_steps)
-        nats = float(loss.detach())
+        nats, foretold = self._learn(sequences)
         if not math.isfinite(nats):
             raise ConfigError(
                 f"the loss is {nats} at step {self.state.step + 1} with learning rate "
                 f"{rate:.2g}; lower learning_rate"
             )
-        if loss.requires_grad:  # not where the head can propose none of the batch's tokens
-            torch.autograd.backward(loss)
-            self._optimizer.step(rate)
+        self._optimizer.step(rate)
         self.state.step += 1
         num_tokens, seconds = sum(map(len, sequences)), time.monotonic() - began
         self.state.num_tokens += num_tokens
@@ -112,6 +108,20 @@ class DraftRun:
         self.listener.on_step(
             StepReport(step, nats, rate, num_tokens, seconds, acceptance=hit_rate)
         )
+
+    def _learn(self, sequences: list[TokenSequence]) -> tuple[float, Foretold]:
+        """Add up the gradients of a batch's parts, each by its share of the drafts."""
+        budget = self.features.budget
+        num_drafts = sum(budget.sight(s).num_drafts for s in sequences)
+        nats, foretold = 0.0, Foretold.zero(self.settings.unroll_steps)
+        for part in budget.parts(sequences):
+            share = sum(budget.sight(s).num_drafts for s in part) / num_drafts
+            loss, sums = head_loss(self.head, self.features.batch(part), budget.num_steps)
+            if loss.requires_grad:  # not where the head can propose none of the tokens
+                torch.autograd.backward(loss * share)
+            nats += float(loss.detach()) * share
+            foretold.add(sums)
+        return nats, foretold
 
     def _checkpoint_due(self, saved_at: float) -> bool:
         every = self.settings.checkpoint_every
@@ -138,6 +148,6 @@ def simulate(
     sums = Foretold.zero(num_steps)
     with torch.no_grad():
         for indexes in ordered_batches([len(s) for s in sequences], batch_size):
-            batch = features.batch([sequences[i] for i in indexes])
-            sums.add(head_loss(head, batch, num_steps)[1])
+            for part in features.budget.parts([sequences[i] for i in indexes]):
+                sums.add(head_loss(head, features.batch(part), num_steps)[1])
     return sums

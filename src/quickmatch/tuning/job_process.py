@@ -6,6 +6,7 @@ the job INTERRUPTED. Every other way out ends in COMPLETED, CANCELLED or FAILED 
 what kills the process outright is seen from outside (`jobs.refresh`).
 """
 
+import contextlib
 import errno
 import faulthandler
 import logging
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from quickmatch.core.clock import wall
 from quickmatch.core.errors import ConfigError, Conflict, QuickmatchError, StoreError
@@ -24,11 +26,13 @@ from quickmatch.store.documents import Job, JobState
 from quickmatch.store.open import open_store
 from quickmatch.store.protocol import Store, require
 from quickmatch.tuning import draft_data, processes
-from quickmatch.tuning.jobs import log_path
+from quickmatch.tuning.jobs import drop_work, log_path
 
 logger = logging.getLogger("quickmatch.job")
 _NICENESS = "10"  # about a tenth of a core where serving wants it all
 _STORE_RETRIES = 10
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_KILLED_FIRST = "1000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Outcome:
 def main(job_id: str) -> int:
     """Run the job; return the process's exit code."""
     faulthandler.enable()  # a crash in native code leaves its stack in the log
+    _offer_to_oom_killer()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,7 +56,7 @@ def main(job_id: str) -> int:
     _claim(store, job_id)
     outcome = _guarded(store, home, job_id, stop)
     logger.info("%s %s", outcome.state, outcome.error)
-    _settle(store, job_id, outcome)
+    _settle(store, home, job_id, outcome)
     store.close()
     return 0 if outcome.state != JobState.FAILED else 1
 
@@ -116,6 +121,12 @@ def _attempt(store: Store, home: Home, job_id: str, stop: threading.Event) -> Ou
         return Outcome(JobState.FAILED, explain(error, home, job_id))
 
 
+def _offer_to_oom_killer() -> None:
+    """Where memory runs out Linux is to end this process, which can go on later, and no engine."""
+    with contextlib.suppress(OSError):  # no Linux, or nobody may write there
+        _OOM_SCORE.write_text(_KILLED_FIRST)
+
+
 def _make_way() -> None:
     """Lower this process's priority by QUICKMATCH_JOB_NICENESS, 0 to 19."""
     value = os.environ.get("QUICKMATCH_JOB_NICENESS", _NICENESS)
@@ -133,15 +144,21 @@ def explain(error: Exception, home: Home, job_id: str) -> str:
             f"and resume job {job_id}"
         )
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        return "out of memory; lower batch_size or max_context_length and create the job again"
+        return (
+            "out of memory; lower batch_size or max_context_length, of a draft job max_batch_rows, "
+            "and create the job again"
+        )
     if isinstance(error, QuickmatchError):
         return text
     line = text.strip().splitlines()[0] if text.strip() else "no message"
     return f"{type(error).__name__}: {line}; see {log_path(home, job_id)}"
 
 
-def _settle(store: Store, job_id: str, outcome: Outcome) -> None:
-    """Write the final state; a store that fails just now is asked again for some seconds."""
+def _settle(store: Store, home: Home, job_id: str, outcome: Outcome) -> None:
+    """Write the final state; a store that fails just now is asked again for some seconds.
+
+    A completed job leaves its log: its checkpoint is three times the size of what it made.
+    """
 
     def change(job: Job) -> None:
         job.state, job.error, job.finished_at = outcome.state, outcome.error, wall()
@@ -150,10 +167,13 @@ def _settle(store: Store, job_id: str, outcome: Outcome) -> None:
     for attempt in range(_STORE_RETRIES):
         try:
             store.update(Job, job_id, change)
-            return
         except StoreError:
             logger.exception("the store did not take the final state, attempt %d", attempt + 1)
             time.sleep(1.0)
+            continue
+        if outcome.state is JobState.COMPLETED:
+            drop_work(home, job_id)
+        return
 
 
 if __name__ == "__main__":

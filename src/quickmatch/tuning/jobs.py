@@ -10,6 +10,7 @@ Owns the states of jobs, seen from outside their process (`job_process` is the i
 Invariant: a job document exists only if everything it names existed and fitted when it was made.
 """
 
+import contextlib
 import shutil
 import time
 from collections import deque
@@ -32,6 +33,8 @@ from quickmatch.tuning.settings import SftSettings
 _ACTIVE = (JobState.RUNNING, JobState.CANCELLING)
 _RESUMABLE = (JobState.INTERRUPTED, JobState.FAILED, JobState.CANCELLED)
 _START_GRACE_S = 60.0  # from RUNNING to the process writing its pid
+CHECKPOINT = "checkpoint.pt"
+HEAD = "head"  # a draft job's, on its way to the gate
 
 
 def create_sft(
@@ -161,6 +164,18 @@ def delete(store: Store, home: Home, job_id: str) -> None:
     store.delete_many(JobStep, {"job": job_id})
     store.delete(Job, job_id)
     shutil.rmtree(job_folder(home, job_id), ignore_errors=True)
+
+
+def drop_work(home: Home, job_id: str) -> None:
+    """Delete what only a job that goes on needs: its checkpoint and its head before the gate.
+
+    Quiet where that fails.
+    """
+    folder = job_folder(home, job_id)
+    shutil.rmtree(folder / HEAD, ignore_errors=True)
+    for path in folder.glob(f"{CHECKPOINT}*"):  # also one that was being written
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def job_folder(home: Home, job_id: str) -> Path:

@@ -1,14 +1,16 @@
 """The verbs of drafts and of the audit log: create, list, export, import, verify."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quickmatch.core.settings import Home
 from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.observe import audit
-from quickmatch.store.documents import AuditRecord, Model
+from quickmatch.store.documents import AuditRecord, Deployment, Model
 from quickmatch.store.open import open_store
 from tests.unit.cli.conftest import Run
 
@@ -67,6 +69,19 @@ def test_a_job_is_created_from_a_file_of_prompts(run: Run, home: Home, prompts: 
     assert home.jobs.exists()
 
 
+def test_a_job_is_for_the_deployment_that_is_named(run: Run, home: Home, prompts: Path) -> None:
+    given = ["--file", str(prompts), "--no-start", "--model", SHIPPED_MODEL, "-o", "json"]
+    run("list", "models")  # puts the shipped one into a new home
+    store = open_store(home)
+    for name, engine in (("a", {"quantization": "int8"}), ("b", {"max_lora_rank": 128})):
+        store.insert(Deployment(id=name, created_at=1.0, model=SHIPPED_MODEL, engine=engine))
+    store.close()
+    job = run("create", "draft-job", "--output-draft", "x", "--deployment", "b", *given).json
+    assert (job["deployment"], job["engine"]) == ("b", {"max_lora_rank": 128})
+    refused = run("create", "draft-job", "--output-draft", "y", *given)
+    assert (refused.code, "say with --deployment for which" in refused.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -75,7 +90,7 @@ def test_a_job_is_created_from_a_file_of_prompts(run: Run, home: Home, prompts: 
         (("--filter", "status=200"), "give --from-traces with it"),
         (("--from-traces", "--model", "nothing"), "no model named 'nothing'"),
         (("--from-traces", "--unroll-steps", "3", "--warm-start-from", SHIPPED_MODEL),
-         "is no draft of 'quickmatch-base'"),
+         "is a model of kind base, not a draft"),
         (("--from-traces", "--holdout", "1.5"), "holdout is 1.5: input should be less than 1"),
     ],
 )  # fmt: skip
@@ -122,6 +137,37 @@ def test_a_head_made_elsewhere_comes_in_and_goes_out(run: Run, head: Path, tmp_p
     assert "not a draft" in run("export", "draft", SHIPPED_MODEL, "--out", "x").err
     assert run("delete", "draft", "guest").code == 0
     assert not Path(made["path"]).exists()
+
+
+def test_a_head_comes_in_from_the_hub(
+    run: Run, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    import torch
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from safetensors.torch import load_file
+
+    published = Path(shutil.copytree(head, tmp_path / "snapshot"))
+    torch.save(load_file(published / "model.safetensors"), published / "pytorch_model.bin")
+    (published / "model.safetensors").unlink()
+    fetched: list[tuple[str, Any]] = []
+
+    def download(hub_id: str, *, local_files_only: bool = False, **options: Any) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        fetched.append((hub_id, options["allow_patterns"]))
+        return str(published)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    where = ["--path", "someone/a-head", "--base-model", SHIPPED_MODEL]
+    made = run("create", "model", "guest", *where, "-o", "json").json
+    assert (made["model_kind"], made["base_model"]) == ("draft", SHIPPED_MODEL)
+    assert (Path(made["path"]) / "pytorch_model.bin").is_file()
+    ((hub_id, files),) = fetched
+    assert (hub_id, "pytorch_model.bin" in files) == ("someone/a-head", True)
+    (published / "pytorch_model.bin").unlink()
+    refused = run("create", "model", "other", *where)
+    assert (refused.code, "holds neither an adapter nor a head" in refused.err) == (2, True)
 
 
 def test_a_head_that_does_not_fit_is_refused(run: Run, head: Path, tmp_path: Path) -> None:

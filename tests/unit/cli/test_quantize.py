@@ -76,7 +76,7 @@ def test_the_table_tells_sizes_and_measures(
     assert result.code == 0, result.err
     for part in ("weights", "perplexity", "same likeliest token", "INT8", "held-out tokens"):
         assert part in result.out
-    assert f"quickmatch serve --model {made}" in result.err
+    assert f"quickmatch serve {made}" in result.err
 
 
 def test_wrong_use_is_one_line_before_any_work(run: Run, model: Path, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ BASE = "quickmatch-base"
 @pytest.fixture
 def store(home: Home) -> Any:
     opened = open_store(home)
+    (home.models / "head" / "2").mkdir(parents=True)  # 1 was deleted
     head = Model(
         id="head", created_at=1.0, model_kind=ModelKind.DRAFT, base_model=BASE, version=3,
-        path="/models/head/3",
+        path=str(home.models / "head" / "3"),
     )  # fmt: skip
     opened.insert(head, Deployment(id="live", created_at=1.0, model=BASE, adapters={"bot": 1}))
     yield opened
@@ -56,6 +57,7 @@ def test_settings_of_a_live_deployment_are_merged_and_taken_back(run: Run, store
         ("engine.max_num_seq=4", "did you mean 'max_num_seqs'"),
         ("speculation", "is not KEY=VALUE"),
         ("speculate.adapt=1", "did you mean 'speculation.adapt'"),
+        ("kv_cache_dtype=int8", "did you mean 'engine.kv_cache_dtype'"),
         ("trace=2", "set it to true or false"),
     ],
 )
@@ -131,6 +133,7 @@ def test_asking_again_takes_a_failure_away(run: Run, store: Store) -> None:
         (("load-draft", BASE), "of kind base, not a draft"),
         (("load-draft", "head@4"), "no version '4'; the newest is 3"),
         (("load-draft", "head@x"), "no version 'x'"),
+        (("load-draft", "head@1"), "version 1 of draft 'head' is deleted; take one of 2, 3"),
         (("load-draft", "head", "--adapter", "other"), "first: quickmatch load-lora other"),
         (("load-draft", "head", "--deployment", "nowhere"), "no deployment named 'nowhere'"),
         (("unload-draft",), "on no deployment; give --deployment"),

@@ -114,17 +114,19 @@ def test_blocks_for(num_tokens: int, num_blocks: int) -> None:
     assert BlockAllocator(8, 4).blocks_for(num_tokens) == num_blocks
 
 
-def test_forgotten_contents_are_not_found_and_nothing_is_lost() -> None:
+def test_a_block_takes_the_place_of_one_with_the_same_content() -> None:
     blocks = BlockAllocator(4, 2)
-    held, idle = blocks.allocate(), blocks.allocate()
+    held, idle, new = blocks.allocate(), blocks.allocate(), blocks.allocate()
     blocks.publish(held, b"held")
     blocks.publish(idle, b"idle")
     blocks.release([idle])
-    blocks.forget_contents()
-    blocks.check_integrity([[held]])
-    assert blocks.find(b"held") is None
-    assert blocks.find(b"idle") is None
-    assert blocks.num_free == 3
-    blocks.release([held])
-    blocks.check_integrity([])
-    assert blocks.num_free == 4
+    blocks.publish(new, b"held")
+    assert blocks.find(b"held") == held
+    blocks.publish(new, b"held", in_place=True)
+    assert blocks.find(b"held") == new
+    blocks.check_integrity([[held], [new]])
+    other = blocks.allocate()
+    blocks.publish(other, b"idle", in_place=True)
+    assert blocks.find(b"idle") == other
+    blocks.check_integrity([[held], [new], [other]])
+    assert blocks.num_free == 1

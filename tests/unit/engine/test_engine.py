@@ -153,6 +153,7 @@ def test_preemption_does_not_change_the_output() -> None:
         engine.add(each)
     results = finish(engine)
     assert engine.stats().num_preempted > 0
+    assert sum(len(b.preempted) for b in runner.batches) == engine.stats().num_preempted
     for each in requests:
         assert results[each.request_id] == runner.alone(each.prompt_token_ids, each.sampling)
 

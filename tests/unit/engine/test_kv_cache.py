@@ -30,20 +30,24 @@ def test_what_is_written_is_gathered() -> None:
     assert not cache.gather(0, torch.tensor([9]), 1)[0].any()
 
 
-def size(**options: object) -> KVSize:
+def size(free_bytes: int = 1 << 40, **options: object) -> KVSize:
     config = EngineConfig(model="m", block_size=4, **options)  # type: ignore[arg-type]
-    return size_kv_cache(config, MODEL, dtype=torch.float32, device=CPU)
+    return size_kv_cache(config, MODEL, dtype=torch.float32, free_bytes=free_bytes)
 
 
 def test_given_bytes_are_kept_to() -> None:
     assert size(kv_memory_bytes=20 * BLOCK_BYTES + 5) == KVSize(20, 64, 20 * BLOCK_BYTES)
 
 
-def test_no_more_than_the_sequences_could_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_cache, "free_memory_bytes", lambda _: 1 << 40)
+def test_more_than_the_weights_leave_is_refused() -> None:
+    assert size(20 * BLOCK_BYTES, kv_memory_bytes=20 * BLOCK_BYTES).num_blocks == 20
+    with pytest.raises(ConfigError, match=r"weights leave 20479 bytes free; lower it"):
+        size(20 * BLOCK_BYTES - 1, kv_memory_bytes=20 * BLOCK_BYTES)
+
+
+def test_no_more_than_the_sequences_could_use() -> None:
     assert size(max_num_seqs=3).num_blocks == 3 * 16
-    monkeypatch.setattr(kv_cache, "free_memory_bytes", lambda _: 100 * BLOCK_BYTES)
-    assert size(kv_memory_fraction=0.25).num_blocks == 25
+    assert size(100 * BLOCK_BYTES, kv_memory_fraction=0.25).num_blocks == 25
 
 
 def test_context_that_does_not_fit(caplog: pytest.LogCaptureFixture) -> None:

@@ -84,6 +84,43 @@ def test_lm_head_is_needed_unless_tied(folder: Path) -> None:
     torch.testing.assert_close(weights.lm_head(x), x @ weights.embedding.T)
 
 
+@pytest.mark.parametrize("stored", ["fp8", "int8"])
+def test_an_output_layer_in_few_bits_keeps_its_scales(folder: Path, stored: str) -> None:
+    own = load_file(folder / "model.safetensors")["lm_head.weight"]
+    spread = own * torch.linspace(0.1, 10, len(own))[:, None]  # each row has a scale of its own
+    most, dtype = (448.0, torch.float8_e4m3fn) if stored == "fp8" else (127.0, torch.int8)
+    scales = spread.abs().amax(1, keepdim=True) / most
+    codes = spread / scales
+    codes = (codes if stored == "fp8" else codes.round()).to(dtype)
+    _say_quantized(folder, "float" if stored == "fp8" else "int")
+    rewrite(folder, lm_head__weight=codes, lm_head__weight_scale=scales)
+    found = load(folder).lm_head(torch.eye(16)).T
+    error = (found - spread).norm(dim=1) / spread.norm(dim=1)
+    assert error.max() < 0.05
+
+
+def test_embeddings_and_norms_in_few_bits_are_refused(folder: Path) -> None:
+    _say_quantized(folder, "float")
+    tensors = load_file(folder / "model.safetensors")
+    codes = tensors["model.embed_tokens.weight"].to(torch.float8_e4m3fn)
+    rewrite(folder, model__embed_tokens__weight=codes)
+    with pytest.raises(ModelLoadError, match=r"embed_tokens.weight .*float8_e4m3fn, without the"):
+        load(folder)
+
+
+def _say_quantized(folder: Path, kind: str) -> None:
+    """Let config.json say that linear layers are in 8 bits, a scale a row."""
+    weights = {"num_bits": 8, "type": kind, "strategy": "channel", "symmetric": True}
+    how = {
+        "quant_method": "compressed-tensors",
+        "format": f"{kind}-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | {"quantization_config": how}
+    file.write_text(json.dumps(config))
+
+
 def test_truncated_file_through_the_runner(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
@@ -102,6 +139,8 @@ def test_device_and_dtype_resolve() -> None:
     assert choose_device("cpu") == CPU
     with pytest.raises(ConfigError, match="use auto, cpu or cuda"):
         choose_device("gpu!")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=1"):
+        choose_device("cuda:1")
     assert choose_dtype("auto", None, CPU) == torch.float32
     assert choose_dtype("auto", "float32", CPU) == torch.float32
     assert choose_dtype("bfloat16", "float32", CPU) == torch.bfloat16

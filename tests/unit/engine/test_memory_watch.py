@@ -15,9 +15,9 @@ from tests.unit.engine.fake_runner import FakeRunner
 MIB = 1 << 20
 
 
-def request(name: str, length: int = 9) -> Generate:
-    params = SamplingParams(seed=7, max_tokens=6, ignore_eos=True)
-    return Generate(request_id=name, prompt_token_ids=[1] * length, sampling=params)
+def request(name: str, length: int = 9, token: int = 1, max_tokens: int = 6) -> Generate:
+    params = SamplingParams(seed=7, max_tokens=max_tokens, ignore_eos=True)
+    return Generate(request_id=name, prompt_token_ids=[token] * length, sampling=params)
 
 
 def test_the_alarm_is_given_once_and_taken_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,6 +73,28 @@ def test_nothing_is_admitted_beside_what_runs() -> None:
         engine.step()
     engine.step()
     assert [s.request_id for s in engine.scheduler.running] == ["second"]
+
+
+def test_what_runs_goes_on_in_the_memory_that_it_has() -> None:
+    runner, now = FakeRunner(), [0.0]
+    engine = Engine(runner, EngineConfig(model="fake"), clock=lambda: now[0])
+    blocks = engine.scheduler.blocks
+    for i in range(4):
+        engine.add(request(f"r{i}", length=4, token=i + 1, max_tokens=30))
+    engine.step()
+    runner.free_bytes, now[0] = 0, 1.0
+    engine.stats()
+    untouched = [blocks.num_free - blocks.num_cheap]
+    num_alone = 0
+    while engine.has_work:
+        is_alone = len(engine.scheduler.running) <= 1
+        engine.step()
+        if not is_alone:
+            untouched.append(blocks.num_free - blocks.num_cheap)
+        num_alone += is_alone
+    assert len(set(untouched)) == 1
+    assert engine.stats().num_preempted > 0
+    assert num_alone > 0  # the oldest is never held up
 
 
 @pytest.mark.parametrize("is_frugal", [False, True])

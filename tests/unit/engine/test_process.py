@@ -27,6 +27,7 @@ from quickmatch.engine.wire import (
     Event,
     Generate,
     LoadAdapter,
+    Remember,
     Shutdown,
     Stats,
     Tokens,
@@ -123,6 +124,15 @@ def test_answers_adapter_commands() -> None:
     assert done[1].error == "missing does not exist; check the path"
     assert (done[2].error, done[2].detail) == (None, {"num_sequences": 0})
     assert "'x' is not loaded" in (done[3].error or "")
+
+
+def test_past_outputs_go_to_the_key_they_were_asked_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: list[Any] = []
+    monkeypatch.setattr(
+        Engine, "remember", lambda _, *given, **key: remembered.append((given, key))
+    )
+    run(ScriptedChannel([Remember(tenant="t", adapter="a@1", outputs=[[1, 2]], isolation_key="k")]))
+    assert remembered == [(("t", "a@1", [[1, 2]]), {"isolation_key": "k"})]
 
 
 def test_an_adapter_that_fails_oddly_does_not_end_the_others() -> None:

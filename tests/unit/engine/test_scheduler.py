@@ -237,3 +237,28 @@ def test_nobody_waits_where_prefixes_are_not_shared() -> None:
     scheduler.add(make("a", 9, key="x"))
     scheduler.add(make("b", 9, key="y"))
     assert shape(run(scheduler)) == [("a", 9), ("b", 9)]
+
+
+def test_a_head_drafts_for_sequences_whose_whole_prompt_it_knows() -> None:
+    scheduler = make_scheduler(num_blocks=32, budget=16)
+    scheduler.heads_changed(True)
+
+    def computed(name: str, *, is_watched: bool) -> int:
+        """Return how many tokens of the prompt were run, in a turn of its own."""
+        sequence = make(name, 9)
+        sequence.is_watched = is_watched
+        scheduler.add(sequence)
+        step = run(scheduler)
+        scheduler.finish(sequence)
+        return step.batch.spans[0].num_tokens
+
+    assert computed("untold", is_watched=False) == 9
+    assert computed("untold again", is_watched=False) == 1
+    assert computed("the first that is told", is_watched=True) == 9
+    assert computed("told again", is_watched=True) == 1
+    assert computed("untold", is_watched=False) == 1
+    scheduler.heads_changed(True)  # the new one knows nothing
+    assert computed("untold", is_watched=False) == 1
+    assert computed("told", is_watched=True) == 9
+    scheduler.heads_changed(False)
+    assert computed("told, but nobody listens", is_watched=True) == 1

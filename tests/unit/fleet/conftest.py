@@ -53,6 +53,7 @@ class Harness:
     store: Store
     fleet: Fleet
     backends: list[FakeBackend] = field(default_factory=list)
+    prepare: Callable[[FakeBackend], None] = lambda _: None  # before one is started
 
     def deployment(self, name: str = "tiny") -> Deployment:
         return require(self.store, Deployment, name)
@@ -95,6 +96,7 @@ async def harness(store: Store, tmp_path: Path) -> AsyncIterator[Harness]:
 
     def make(_: Deployment, __: Model) -> FakeBackend:
         backends.append(FakeBackend())
+        made.prepare(backends[-1])
         return backends[-1]
 
     fleet = Fleet(
@@ -105,6 +107,7 @@ async def harness(store: Store, tmp_path: Path) -> AsyncIterator[Harness]:
         reconciler=FAST,
         keeper=IMPATIENT,
     )
+    made = Harness(store, fleet, backends)
     await fleet.start()
-    yield Harness(store, fleet, backends)
+    yield made
     await fleet.close()

@@ -8,7 +8,7 @@ from typing import Any
 from quickmatch.core.call import Call
 from quickmatch.core.completion import Delta, FinishReason, TokenLogprob, Usage
 from quickmatch.core.errors import ConfigError, QuickmatchError
-from quickmatch.fleet.backend import Target
+from quickmatch.fleet.backend import PastAnswer, Target
 
 
 def asked(call: Call) -> str:
@@ -35,7 +35,9 @@ class FakeBackend:
     start_errors: list[QuickmatchError] = field(default_factory=list)
     load_errors: dict[str, QuickmatchError] = field(default_factory=dict)
     drafts: dict[str, str] = field(default_factory=dict)  # adapter version id -> head
-    remembered: list[tuple[str, str | None, str]] = field(default_factory=list)
+    past_answers: list[PastAnswer] = field(default_factory=list)
+    remembered: list[tuple[str, str | None, str]] = field(default_factory=list)  # of the same
+    remember_errors: list[Exception] = field(default_factory=list)
     max_remembered_tokens: int = 1000
     death: "asyncio.Future[str] | None" = None
 
@@ -102,8 +104,11 @@ class FakeBackend:
             raise ConfigError(f"no draft stands for {adapter!r}")
         del self.drafts[adapter]
 
-    async def remember(self, texts: Sequence[str], *, tenant: str, adapter: str | None) -> None:
-        self.remembered += [(tenant, adapter, text) for text in texts]
+    async def remember(self, answers: Sequence[PastAnswer], *, adapter: str | None) -> None:
+        if self.remember_errors:
+            raise self.remember_errors.pop(0)
+        self.past_answers += answers
+        self.remembered += [(answer.call.tenant, adapter, answer.text) for answer in answers]
 
     async def died(self) -> str:
         assert self.death is not None

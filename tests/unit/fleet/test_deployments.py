@@ -9,6 +9,7 @@ import pytest
 
 from quickmatch.core.errors import ModelLoadError, ModelNotFound, Unavailable
 from quickmatch.fleet.ownership import is_alive, process_started_at
+from quickmatch.store.adaptation import Adaptation, AdaptationEvent, HeadAdaptation
 from quickmatch.store.documents import Deployment, DeploymentState, Model
 from tests.unit.fleet.conftest import Harness
 
@@ -16,6 +17,24 @@ from tests.unit.fleet.conftest import Harness
 def deploy(harness: Harness, **fields: object) -> None:
     values = {"id": "tiny", "created_at": 1.0, "model": "tiny", **fields}
     harness.store.insert(Deployment(**values))  # type: ignore[arg-type]
+
+
+async def test_metrics_tell_what_the_adaptation_loop_wrote(harness: Harness) -> None:
+    deploy(harness, speculation={"adapt": True})
+    await harness.until_state("READY")
+    state = Adaptation(heads={"": HeadAdaptation(since=0.0, phase="watching")})
+    state.record(AdaptationEvent(at=1.0, event="rolled_back"))
+    harness.change(adaptation=state)
+
+    def told() -> str:
+        harness.fleet.report()
+        return harness.fleet.metrics.render().decode()
+
+    rollbacks = 'quickmatch_adaptation_events_total{deployment="tiny",event="rolled_back"} 1.0'
+    await harness.until(lambda: rollbacks in told())
+    assert 'adaptation_phase{adapter="",deployment="tiny",phase="watching"} 1.0' in told()
+    harness.change(speculation={"adapt": False})
+    await harness.until(lambda: "quickmatch_adaptation_phase{" not in told())
 
 
 async def test_a_deployment_is_started_and_its_document_says_so(harness: Harness) -> None:
@@ -196,6 +215,15 @@ async def test_an_adapter_that_cannot_be_loaded_is_failed(
     assert harness.deployment().state == DeploymentState.READY
     harness.change(adapters={})
     await harness.until(lambda: harness.deployment().adapter_status == {})
+
+
+async def test_an_adapter_of_what_a_model_was_quantized_from_is_loaded(harness: Harness) -> None:
+    harness.store.update(Model, "blue", lambda model: setattr(model, "base_model", "wide"))
+    deploy(harness, adapters={"blue": 1})
+    await harness.until_adapter("blue", 1, "FAILED")
+    harness.store.update(Model, "tiny", lambda model: setattr(model, "quantized_from", "wide"))
+    harness.change(adapter_status={})  # as when it is asked for again
+    await harness.until_adapter("blue", 1)
 
 
 async def test_a_failed_adapter_is_tried_again_when_its_status_is_taken_away(

@@ -126,3 +126,20 @@ async def test_what_cannot_be_a_head_here_is_failed_with_the_reason(
     deploy(harness, drafts={"": draft})
     status = await harness.until_draft(draft, "FAILED")
     assert words in status.error
+
+
+async def test_a_head_that_the_engine_keeps_dying_with_is_left_out(harness: Harness) -> None:
+    deploy(harness, drafts={"": "head@2"})
+    backend = None
+    for _ in range(3):
+        await harness.until_draft("head@2")
+        backend = harness.backends[0]
+        await harness.until(lambda: harness.backends[0].drafts == {"": "head@2"})
+        backend.kill()
+    status = await harness.until_draft("head@2", "FAILED")
+    assert "died 3 times in a row" in status.error
+    assert backend is not None
+    assert backend.drafts == {}
+    assert harness.deployment().state == DeploymentState.READY
+    harness.change(draft_status={})
+    await harness.until_draft("head@2")

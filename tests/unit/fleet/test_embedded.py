@@ -31,9 +31,9 @@ from quickmatch.engine.wire import (
     Stats,
     Tokens,
 )
-from quickmatch.fleet.backend import Target
+from quickmatch.fleet.backend import PastAnswer, Target
 from quickmatch.fleet.embedded import EmbeddedBackend
-from quickmatch.fleet.embedded_config import choice_sampling, engine_config
+from quickmatch.fleet.embedded_config import ENGINE_SETTINGS, choice_sampling, engine_config
 from quickmatch.store.documents import Model, ModelKind
 from tests.e2e.tiny_model import make_model
 
@@ -52,7 +52,7 @@ class FakeEngine:
         self.requests: list[Generate] = []
         self.adapters: list[str] = []
         self.drafts: dict[str, tuple[str, str]] = {}
-        self.remembered: list[tuple[str, str | None, list[list[int]]]] = []
+        self.remembered: list[tuple[str, str | None, str, list[list[int]]]] = []
         self.num_cancelled = 0
         self.dies_after: int | None = None  # letters
         self.socket_error: Exception | None = None
@@ -103,8 +103,10 @@ class FakeEngine:
     async def unload_draft(self, adapter: str) -> None:
         del self.drafts[adapter]
 
-    def remember(self, outputs: list[list[int]], *, tenant: str, adapter: str | None) -> None:
-        self.remembered.append((tenant, adapter, outputs))
+    def remember(
+        self, outputs: list[list[int]], *, tenant: str, adapter: str | None, isolation_key: str
+    ) -> None:
+        self.remembered.append((tenant, adapter, isolation_key, outputs))
 
     async def close(self) -> None:
         self.is_alive = False
@@ -334,9 +336,14 @@ async def test_heads_and_past_answers_go_to_the_engine(started: Started) -> None
     await started.backend.unload_draft("red@1")
     assert engine.drafts == {}
     assert started.backend.max_remembered_tokens == 1_000_000
-    await started.backend.remember(["abc", "f"], tenant="acme", adapter=None)
-    expected = [[LETTERS[letter] for letter in "abc"], [LETTERS["f"]]]
-    assert engine.remembered == [("acme", None, expected)]
+    call = replace(CALL, prompt=tuple(range(20, 40)), tenant="acme", isolation_key="k")
+    answers = [PastAnswer(call, "abc"), PastAnswer(replace(call, tenant="other"), "f")]
+    await started.backend.remember(answers, adapter="red@1")
+    end = list(range(32, 40))
+    assert engine.remembered == [
+        ("acme", "red@1", "k", [[*end, *(LETTERS[letter] for letter in "abc")]]),
+        ("other", "red@1", "k", [[*end, LETTERS["f"]]]),
+    ]
 
 
 def test_choices_have_seeds_of_their_own() -> None:
@@ -344,6 +351,13 @@ def test_choices_have_seeds_of_their_own() -> None:
     assert len(seeds) == 400
     assert choice_sampling(SamplingParams(seed=-3), 1).seed is not None
     assert choice_sampling(SamplingParams(), 1).seed is None
+
+
+def test_every_engine_setting_stands_in_the_docs() -> None:
+    page = Path(__file__).parents[3] / "docs" / "api.md"
+    section = page.read_text(encoding="utf-8").partition("## Engine settings")[2]
+    rows = [row for row in section.partition("\n## ")[0].splitlines() if row.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == list(ENGINE_SETTINGS)
 
 
 def test_engine_settings_are_checked() -> None:
@@ -373,8 +387,7 @@ def test_speculation_reaches_the_engine_and_the_loops_part_does_not() -> None:
 
 
 def test_every_setting_of_the_engines_speculation_is_known() -> None:
-    names = {f.name for f in fields(SpeculationConfig)} - {"head"}  # heads are loaded, not set
-    assert set(engine_names()) == names
+    assert set(engine_names()) == {f.name for f in fields(SpeculationConfig)}
 
 
 def test_a_draft_model_is_a_name_or_a_folder() -> None:

@@ -3,6 +3,10 @@
 import asyncio
 from typing import Any
 
+import pytest
+
+from quickmatch.core.errors import StoreError
+from quickmatch.fleet.recall import MAX_TRIES
 from quickmatch.store.documents import Trace
 from tests.unit.fleet.conftest import Harness
 from tests.unit.fleet.test_deployments import deploy
@@ -39,6 +43,45 @@ async def test_answers_of_these_weights_come_back_by_tenant_oldest_first(harness
         ("default", None, "5a"),
         ("default", None, "5b"),
     ]
+
+
+async def test_answers_come_back_under_the_isolation_key_they_were_asked_with(
+    harness: Harness,
+) -> None:
+    for number, key in enumerate((None, "mine", "mine", "yours")):
+        record(harness, number, f"{number}", request={"prompt_cache_isolation_key": key})
+    deploy(harness)
+    await harness.until(lambda: bool(harness.backends and len(harness.backends[0].remembered) == 4))
+    keys = [answer.call.isolation_key for answer in harness.backends[0].past_answers]
+    assert keys == ["", "mine", "mine", "yours"]
+
+
+async def test_what_the_exact_cache_answered_takes_no_room(harness: Harness) -> None:
+    record(harness, 0, "older")
+    record(harness, 1, "computed")
+    for number in range(2, 120):
+        record(harness, number, "computed", cache="hit")
+    deploy(harness)
+    await harness.until(lambda: bool(harness.backends and len(harness.backends[0].remembered) >= 2))
+    await harness.until_state("READY")
+    assert [text for _, _, text in harness.backends[0].remembered] == ["older", "computed"]
+
+
+@pytest.mark.parametrize("error", [StoreError("the store is busy"), ValueError("odd")])
+async def test_a_recall_that_failed_is_tried_again_but_not_for_ever(
+    harness: Harness, error: Exception
+) -> None:
+    record(harness, 1, "one")
+    errors: list[Exception] = [error]
+    harness.prepare = lambda backend: setattr(backend, "remember_errors", errors)
+    deploy(harness)
+    await harness.until(lambda: bool(harness.backends and harness.backends[0].remembered))
+    assert errors == []
+    errors += [error] * 10
+    harness.backends[0].kill()
+    await harness.until(lambda: len(errors) == 10 - MAX_TRIES)
+    await asyncio.sleep(0.1)
+    assert len(errors) == 10 - MAX_TRIES
 
 
 async def test_the_newest_that_fit_and_again_after_a_restart(harness: Harness) -> None:

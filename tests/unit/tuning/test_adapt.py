@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quickmatch.core.errors import ConfigError
+from quickmatch.core.errors import ConfigError, Conflict
 from quickmatch.core.settings import Home
 from quickmatch.store.adaptation import HeadAdaptation
 from quickmatch.store.documents import (
@@ -21,7 +21,7 @@ from quickmatch.store.documents import (
 )
 from quickmatch.store.open import open_store
 from quickmatch.store.protocol import Store, require
-from quickmatch.tuning.adapt import NEEDS_REPORT, NEEDS_TRACES, AdaptationLoop
+from quickmatch.tuning.adapt import NEEDS_ANSWERS, NEEDS_REPORT, NEEDS_TRACES, AdaptationLoop
 from quickmatch.tuning.adapt_jobs import DraftOrder
 
 GATE = {
@@ -45,7 +45,9 @@ class FakeJobs:
     store: Store
     orders: list[DraftOrder] = field(default_factory=list)
     resumed: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     error: ConfigError | None = None
+    resume_error: Conflict | None = None
 
     def begin(self, order: DraftOrder) -> str:
         if self.error is not None:
@@ -63,13 +65,17 @@ class FakeJobs:
     def find(self, job_id: str) -> Job | None:
         return self.store.get(Job, job_id)
 
+    def is_any_running(self) -> bool:
+        return self.store.count(Job, {"state": "RUNNING"}) > 0
+
     def resume(self, job_id: str) -> None:
+        if self.resume_error is not None:
+            raise self.resume_error
         self.resumed.append(job_id)
         self.end(JobState.RUNNING)
 
-    def cancel(self, job_id: str) -> None:
-        assert job_id == f"draftj-{len(self.orders)}"
-        self.end(JobState.CANCELLED)
+    def release(self, job_id: str) -> None:
+        self.released.append(job_id)
 
     def end(self, state: JobState, **metrics: Any) -> None:
         def change(job: Job) -> None:
@@ -126,7 +132,8 @@ class World:
             values = {
                 "id": f"t{self.num_traces}", "trace_id": "t", "created_at": self.now,
                 "tenant": "default", "endpoint": "chat", "model": "tiny", "deployment": "live",
-                "model_version": "tiny@1", "request": {}, **fields,
+                "model_version": "tiny@1", "request": {}, "usage": {"completion_tokens": 20},
+                **fields,
             }  # fmt: skip
             self.store.insert(Trace(**values))
         forwards = 10 * calls
@@ -186,6 +193,7 @@ def test_enough_new_calls_are_learnt_from(world: World) -> None:
     world.look()
     (order,) = world.jobs.orders
     assert (order.model, order.adapter, order.output_draft) == ("tiny", "", "live-draft")
+    assert order.deployment == "live"
     assert (order.warm_start_from, order.max_sequences) == ("", 2000)
     assert world.store.count(Trace, order.trace_filter) == 20
     assert world.events() == ["collecting", "training"]
@@ -194,11 +202,18 @@ def test_enough_new_calls_are_learnt_from(world: World) -> None:
 def test_calls_that_cannot_be_learnt_from_do_not_count(world: World) -> None:
     world.traffic(20, status=500)
     world.traffic(20, cache="hit")
-    world.traffic(20, endpoint="completion")
+    world.traffic(20, usage={"completion_tokens": 1})
     world.traffic(20, model_version="tiny@2")
     world.traffic(20, deployment="other")
     world.look()
     assert world.head().num_new == 0
+
+
+def test_completions_count_like_chats(world: World) -> None:
+    world.traffic(10)
+    world.traffic(10, endpoint="completion")
+    world.look()
+    assert world.head().phase == "training"
 
 
 def test_a_better_head_goes_live_is_watched_and_kept(world: World) -> None:
@@ -241,14 +256,14 @@ def test_the_next_one_starts_from_the_one_that_stands_on_newer_calls(world: Worl
     assert world.head().num_new == 19  # all that came since the training began
     world.traffic(1)
     world.look()
-    assert world.jobs.orders[-1].warm_start_from == "live-draft"
+    assert world.jobs.orders[-1].warm_start_from == "live-draft@1"
 
 
-@pytest.mark.parametrize("previous", ["", "old@4"])
+@pytest.mark.parametrize("previous", ["", "live-draft@1"])
 def test_a_worse_head_is_rolled_back_to_what_stood_before(world: World, previous: str) -> None:
     drafts = {"": previous} if previous else {}
     world.change(drafts=drafts)
-    world.train()
+    world.train(version=2)
     world.load()
     world.look()
     world.traffic(10, accepted=3, speed_up=1.5)  # foretells more, and yet is slower
@@ -257,8 +272,11 @@ def test_a_worse_head_is_rolled_back_to_what_stood_before(world: World, previous
     assert world.events()[-1] == "rolled_back"
     event = world.deployment.adaptation.events[-1]
     assert "speed-up 1.50, before 2.00" in event.text
-    assert event.draft == "live-draft@1"
+    assert event.draft == "live-draft@2"
     assert world.head().num_refusals == 1
+    world.traffic(20)
+    world.look(after_s=1000)
+    assert world.jobs.orders[-1].warm_start_from == previous  # not from the newest
 
 
 def test_a_head_that_cannot_be_loaded_is_taken_back(world: World) -> None:
@@ -285,6 +303,7 @@ def test_what_does_not_pass_the_gate_is_not_swapped_in(
     assert (world.deployment.drafts, world.head().phase) == ({}, "collecting")
     assert world.events()[-1] == "gated"
     assert "refused" in world.deployment.adaptation.events[-1].text
+    assert world.jobs.released == ["draftj-1"]
 
 
 def test_a_first_head_needs_no_gain_over_another(world: World) -> None:
@@ -299,7 +318,7 @@ def test_what_an_earlier_head_spoils_is_begun_afresh(world: World) -> None:
     world.change(drafts={"": "old@4"})
     world.traffic(20)
     world.look()
-    assert world.jobs.orders[-1].warm_start_from == "old"
+    assert world.jobs.orders[-1].warm_start_from == "old@4"
     world.jobs.end(JobState.FAILED)
     world.look()
     world.traffic(20)
@@ -309,7 +328,7 @@ def test_what_an_earlier_head_spoils_is_begun_afresh(world: World) -> None:
     world.look()
     world.traffic(20)
     world.look(after_s=1000)
-    assert world.jobs.orders[-1].warm_start_from == "old"
+    assert world.jobs.orders[-1].warm_start_from == "old@4"
 
 
 def test_each_refusal_doubles_the_pause(world: World) -> None:
@@ -446,6 +465,17 @@ def test_an_interrupted_job_is_resumed_and_given_up_in_the_end(world: World) -> 
     world.jobs.end(JobState.INTERRUPTED)
     world.look()
     assert (world.head().phase, world.events()[-1]) == ("collecting", "failed")
+    assert world.jobs.released == ["draftj-1"]  # its data goes
+
+
+def test_an_interrupted_job_that_cannot_go_on_is_released(world: World) -> None:
+    world.traffic(20)
+    world.look()
+    world.jobs.end(JobState.INTERRUPTED)
+    world.jobs.resume_error = Conflict("job draftj-9 will write 'live-draft' too")
+    world.look()
+    assert world.events()[-1] == "failed"
+    assert world.jobs.released == ["draftj-1"]
 
 
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
@@ -467,7 +497,16 @@ def test_a_job_that_cannot_be_made_or_is_deleted_is_told(world: World) -> None:
     world.traffic(20)
     world.look(after_s=200)
     assert world.head().phase == "training"
-    world.store.delete(Job, "draftj-1")
+    world.jobs.end(JobState.FAILED)
+    world.look()
+    world.jobs.error = ConfigError("install quickmatch[tune]")
+    world.traffic(20)
+    world.look(after_s=1000)
+    assert world.deployment.adaptation.events[-1].job == ""  # not the one that failed before
+    world.jobs.error = None
+    world.traffic(20)
+    world.look(after_s=1000)
+    world.store.delete(Job, "draftj-2")
     world.look()
     assert "deleted" in world.deployment.adaptation.events[-1].text
 
@@ -485,7 +524,7 @@ def test_adapters_have_heads_of_their_own_one_training_at_a_time(world: World) -
     world.look()
     order = world.jobs.orders[-1]
     assert (order.adapter, order.output_draft) == ("red", "live-red-draft")
-    assert order.warm_start_from == "old"
+    assert order.warm_start_from == "old@1"
     assert world.store.count(Trace, order.trace_filter) == 40
     told = {**PASSED, "draft_version": "live-red-draft@1"}
     world.jobs.end(JobState.COMPLETED, **told)
@@ -508,7 +547,7 @@ def test_an_adapter_that_is_taken_off_takes_its_training_along(world: World) -> 
     world.change(adapters={})
     world.look()
     assert list(world.deployment.adaptation.heads) == [""]
-    assert require(world.store, Job, "draftj-1").state is JobState.CANCELLED
+    assert world.jobs.released == ["draftj-1"]
 
 
 def test_another_draft_job_is_waited_for(world: World) -> None:
@@ -541,7 +580,7 @@ def test_turned_off_it_cancels_what_it_began_and_leaves_what_is_live(world: Worl
     world.look()
     world.change(speculation={})
     world.look()
-    assert require(world.store, Job, "draftj-1").state is JobState.CANCELLED
+    assert world.jobs.released == ["draftj-1"]
     assert world.head().phase == "collecting"
     revision = world.deployment.revision
     world.traffic(20)
@@ -563,6 +602,20 @@ def test_it_says_what_is_missing(world: World) -> None:
     world.change(engine_info={"pid": 7, "stats": {"num_steps": 1, "speculation": None}})
     world.look()
     assert world.deployment.adaptation.note == NEEDS_REPORT
+
+
+@pytest.mark.parametrize("trace", [True, False])
+def test_it_says_where_no_call_can_be_learnt_from(world: World, trace: bool) -> None:
+    world.change(trace=trace)
+    world.traffic(3, deployment="other")
+    world.look()
+    assert world.deployment.adaptation.note == ("" if trace else NEEDS_TRACES)
+    world.traffic(3, cache="hit")
+    world.look()
+    assert world.deployment.adaptation.note == NEEDS_ANSWERS
+    world.traffic(1)
+    world.look()
+    assert world.deployment.adaptation.note == ""
 
 
 def test_nothing_is_written_where_nothing_changed(world: World) -> None:

@@ -9,9 +9,12 @@ from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
 from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.speculation.config import SpeculationConfig
+from quickmatch.tuning import draft_features
 from quickmatch.tuning.draft_answers import write_answers
 from quickmatch.tuning.draft_data import TokenSequence
 from quickmatch.tuning.draft_features import NUM_SOFT_TARGETS, TargetFeatures
+from quickmatch.tuning.draft_head import HeadBatch
+from quickmatch.tuning.draft_parts import RowBudget
 
 SEQUENCES = [
     TokenSequence([5, 6, 7, 8], [9, 10, 11, 12]),
@@ -34,14 +37,21 @@ def runner(config):
     return ModelRunner(config)
 
 
+def teacher(runner, max_rows=1000):
+    return TargetFeatures(
+        runner, adapter_row=-1, aux_layers=(0, 1), draft_ids=DRAFT_IDS,
+        budget=RowBudget(max_rows, num_steps=4),
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def reference(tiny_folder):
     return LlamaForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
 
 
 def test_features_are_the_target_s_hidden_states_and_distributions(runner, reference):
-    features = TargetFeatures(runner, adapter_row=-1, aux_layers=(0, 1), draft_ids=DRAFT_IDS)
-    batch = features.batch(SEQUENCES)
+    batch = teacher(runner).batch(SEQUENCES)
+    assert batch.offset.tolist() == [0, 0, 0]
     assert batch.first.tolist() == [3, 39, 0]
     assert batch.num_drafts.tolist() == [3, 1, 5]
     assert not batch.aux.is_inference()
@@ -63,11 +73,39 @@ def test_features_are_the_target_s_hidden_states_and_distributions(runner, refer
     assert (batch.target_best[1, 1:] == -1).all()  # padding is nobody's
 
 
-def test_a_batch_that_does_not_fit_is_refused(runner):
-    features = TargetFeatures(runner, adapter_row=-1, aux_layers=(1,), draft_ids=DRAFT_IDS)
-    too_many = [TokenSequence(list(range(100)), [1, 2])] * (runner.num_blocks // 7 + 1)
-    with pytest.raises(ConfigError, match="lower batch_size"):
-        features.batch(too_many)
+def same(found, expected):
+    """Whether two batches are the same but for rounding."""
+    return all(
+        torch.allclose(getattr(found, name).float(), getattr(expected, name).float(), atol=1e-4)
+        for name in HeadBatch.__slots__
+    )
+
+
+def test_what_is_too_much_for_a_pass_is_read_piece_by_piece(runner, monkeypatch):
+    whole = teacher(runner).batch(SEQUENCES)
+    passes = []
+    features = runner.features
+    monkeypatch.setattr(
+        runner, "features", lambda step, *more: passes.append(step) or features(step, *more)
+    )
+    monkeypatch.setattr(draft_features, "MAX_LOGITS", 3 * runner.vocab_size)
+    assert same(teacher(runner).batch(SEQUENCES), whole)
+    assert max(len(step.token_ids) for step in passes) == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "num_blocks", 3)  # of 16 tokens: the longest fits alone
+    assert same(teacher(runner).batch(SEQUENCES), whole)
+
+
+def test_of_a_long_sequence_the_head_sees_what_lies_around_the_answer_s_begin(runner):
+    long = TokenSequence(list(range(20, 100)), [3, 4, 5, 6, 7, 8, 9, 10])
+    whole, cut = teacher(runner).batch([long]), teacher(runner, max_rows=20).batch([long])
+    assert whole.num_drafts.tolist() == [7]
+    # 2 drafts of 1 + 4 rows are half of 20; 10 are left for the prompt.
+    assert [t.item() for t in (cut.offset, cut.first, cut.num_drafts)] == [70, 9, 2]
+    assert cut.next_ids.tolist() == whole.next_ids[:, 70:82].tolist()
+    assert torch.allclose(cut.aux, whole.aux[:, 70:82], atol=1e-4)  # of the whole prompt
+    assert cut.target_ids.tolist() == whole.target_ids[:, :2].tolist()
+    assert cut.target_best.tolist() == whole.target_best[:, :2].tolist()
 
 
 def test_answers_are_those_of_greedy_decoding(runner, config, reference):

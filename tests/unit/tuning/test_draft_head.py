@@ -7,6 +7,7 @@ import torch
 
 from quickmatch.engine.model_config import ModelConfig, RopeConfig
 from quickmatch.engine.speculation.head_config import check_tensors, new_head_config
+from quickmatch.tuning import draft_head, draft_loss
 from quickmatch.tuning.draft_head import DraftHead, HeadBatch
 from quickmatch.tuning.draft_loss import STEP_WEIGHT, head_loss
 from tests.unit.engine.speculation.dense_head import DenseHead
@@ -50,6 +51,7 @@ def make_batch(seed=0, lengths=LENGTHS, num_soft=5):
     return HeadBatch(
         aux=torch.randn(n, longest, 3 * HIDDEN, generator=generator),
         next_ids=torch.randint(VOCAB, (n, longest), generator=generator),
+        offset=torch.zeros(n, dtype=torch.int64),
         first=torch.tensor([p - 1 for p, _ in lengths]),
         num_drafts=drafts,
         target_ids=torch.stack(
@@ -128,6 +130,45 @@ def test_gradients_are_right_and_reach_every_weight():
                 values.append(float(head_loss(head, doubled, 3)[0]))
                 parameter -= sign * 1e-5 * way
         assert found == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-2, abs=1e-4), name
+
+
+def test_what_is_too_much_to_keep_is_computed_piece_by_piece(monkeypatch):
+    head, _ = make_head(replace(CONFIG, num_kv_heads=1))
+    batch = make_batch(lengths=((1, 12), (1, 12), (2, 11)))
+
+    def learn():
+        kept = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.add(t.shape) or t, lambda t: t
+        ):
+            loss, sums = head_loss(head, batch, 3)
+        head.zero_grad()
+        loss.backward()
+        return loss, sums, {n: p.grad.clone() for n, p in head.named_parameters()}, kept
+
+    loss, sums, gradients, kept = learn()
+    num_seqs, length = batch.next_ids.shape
+    scores = (num_seqs, 1, CONFIG.num_heads * batch.max_drafts, length)
+    too_much = {scores, (sums.num_learnt[0], CONFIG.draft_vocab_size)}
+    assert too_much <= kept
+    for module in (draft_head, draft_loss):
+        monkeypatch.setattr(module, "MAX_KEPT", 288)  # two columns of scores, 24 rows of logits
+    same_loss, same_sums, same_gradients, less = learn()
+    assert not too_much & less
+    assert torch.allclose(loss, same_loss, atol=1e-5)
+    assert sums.nats == pytest.approx(same_sums.nats, abs=1e-4)
+    assert (sums.hits, sums.reached) == (same_sums.hits, same_sums.reached)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, same_gradients[name], atol=1e-5), name
+
+
+def test_positions_count_what_the_head_does_not_see():
+    head, _ = make_head()
+    batch = make_batch()
+    moved = replace(batch, offset=torch.tensor([20, 3, 40]))
+    for near, far in zip(head.unroll(batch, 4), head.unroll(moved, 4), strict=True):
+        assert torch.allclose(near, far, atol=1e-4)  # distances are what turned keys tell
+        assert not torch.equal(near, far)
 
 
 def test_hits_count_as_a_greedy_draft_would_get_on():

@@ -2,14 +2,13 @@
 
 import pytest
 
-from quickmatch.core.errors import ConfigError, DatasetError
+from quickmatch.core.errors import ConfigError
 from quickmatch.engine.text.chat_template import ChatTemplate
 from quickmatch.engine.text.tokenizer import Tokenizer
-from quickmatch.store.documents import Job, Trace
 from quickmatch.tuning.chat_rows import row_from_json
 from quickmatch.tuning.draft_collect import split
 from quickmatch.tuning.draft_data import TokenSequence
-from quickmatch.tuning.draft_rows import RowEncoder, read_job_rows
+from quickmatch.tuning.draft_rows import RowEncoder
 from quickmatch.tuning.draft_settings import DraftSettings
 from quickmatch.tuning.draft_vocab import draft_vocab
 
@@ -28,8 +27,7 @@ def text(tiny_folder):
 
 def encode(folder, row, regenerate):
     encoder = RowEncoder(folder, version_id="tiny@2", regenerate=regenerate)
-    (asked,) = encoder.encode([row], name="dataset d")
-    return asked
+    return encoder.encode(row)
 
 
 def row(**metadata):
@@ -59,39 +57,6 @@ def test_an_answer_is_learnt_as_it_was_served(tiny_folder, text):
 def test_the_target_answers_anew_what_another_said(tiny_folder, regenerate, metadata, is_kept):
     asked = encode(tiny_folder, row(**metadata), regenerate)
     assert (asked.output is not None) is is_kept
-
-
-def test_a_row_that_the_template_refuses_is_named(tmp_path, tiny_folder):
-    import shutil
-
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_folder, folder)
-    template = "{{ raise_exception('no tools here') }}"
-    (folder / "chat_template.jinja").write_text(template)
-    with pytest.raises(DatasetError, match=r"dataset d row 1: .*no tools here"):
-        encode(folder, row(), None)
-
-
-def trace(number, *, version="tiny@2", finish="stop"):
-    return Trace(
-        id=f"t{number}", created_at=float(number), trace_id=f"t{number}", tenant="a",
-        endpoint="chat", model="tiny", model_version=version, deployment="tiny",
-        request={"messages": [{"role": "user", "content": f"explain {number}"}]},
-        response={"choices": [{"finish_reason": finish, "message": ANSWER}]},
-        tags={"app": "cards"},
-    )  # fmt: skip
-
-
-def test_traces_are_read_by_their_filter(store, tiny_folder):
-    store.insert(trace(1), trace(2, version="old@1"), trace(3, finish="length"))
-    store.insert(trace(4).model_copy(update={"tags": {"app": "other"}}))
-    job = Job(
-        id="draftj-1", created_at=1.0, job_type="draft", base_model="tiny", output_model="h",
-        trace_filter={"tags.app": "cards"},
-    )  # fmt: skip
-    encoder = RowEncoder(tiny_folder, version_id="tiny@2", regenerate=None)
-    asked = encoder.encode(read_job_rows(store, job), name="traces")
-    assert [a.output is not None for a in asked] == [True, False]  # 3 was cut short
 
 
 def sequences(num, output=(5, 6, 7)):

@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from quickmatch.core import files
 from quickmatch.store.documents import Job, JobState, JobStep, Model
-from quickmatch.tuning import checkpoint, datasets, job_process, jobs, processes
+from quickmatch.tuning import datasets, job_process, jobs, processes
+from quickmatch.tuning.checkpoint import Checkpoint, save_checkpoint
 from quickmatch.tuning.settings import SftSettings
 from tests.unit.tuning.conftest import make_rows, write_rows
 
@@ -49,7 +52,7 @@ def run_here(store, home, job, stop=None):
     store.update(Job, job.id, claim)
     jobs.job_folder(home, job.id).mkdir(exist_ok=True)
     outcome = job_process._guarded(store, home, job.id, stop or threading.Event())
-    job_process._settle(store, job.id, outcome)
+    job_process._settle(store, home, job.id, outcome)
     return store.get(Job, job.id)
 
 
@@ -84,8 +87,6 @@ def test_training_again_makes_the_next_version(store, home, create):
 
 
 def test_peft_loads_the_adapter_and_merging_keeps_the_logits(store, home, create, base):
-    import torch
-
     from quickmatch.tuning.load import attach_adapter, load_base
 
     run_here(store, home, create(epochs=2))
@@ -105,10 +106,13 @@ def test_kill_9_and_resume_ends_like_a_run_that_was_never_killed(store, home, cr
     whole = run_here(store, home, create("whole", **settings))
     job = create("killed", **settings)
     jobs.start(store, home, job.id)
-    path = jobs.job_folder(home, job.id) / checkpoint.FILE_NAME
+    path = jobs.job_folder(home, job.id) / jobs.CHECKPOINT
     while not path.exists():  # by the file: its progress is written once a second
         time.sleep(0.002)
-    os.kill(store.get(Job, job.id).pid, signal.SIGKILL)
+    pid = store.get(Job, job.id).pid
+    # Where memory runs out Linux ends it, and not the engine beside it.
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
+    os.kill(pid, signal.SIGKILL)
     seen = jobs.wait(store, job.id, poll_s=0.02)
     assert seen.state == JobState.INTERRUPTED
     assert seen.progress.step < 360
@@ -118,6 +122,10 @@ def test_kill_9_and_resume_ends_like_a_run_that_was_never_killed(store, home, cr
     log = jobs.log_path(home, job.id).read_text()
     assert (job.state, job.num_resumes) == (JobState.COMPLETED, 1), log
     assert "resuming after step" in log
+    deadline = time.monotonic() + 20
+    while path.exists():  # until the process ends: nothing can go on from it any more
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     expected, found = curve(store, whole), curve(store, job)
     assert [s[0] for s in found] == [s[0] for s in expected] == list(range(1, 361))
     assert [s[1] for s in found] == pytest.approx([s[1] for s in expected], abs=1e-5)
@@ -133,7 +141,7 @@ def test_sigterm_writes_a_checkpoint_and_interrupts(store, home, create):
     threading.Timer(0.3, stop.set).start()
     job = run_here(store, home, create("other", epochs=1000), stop)
     assert job.state == JobState.INTERRUPTED
-    saved = checkpoint.FILE_NAME
+    saved = jobs.CHECKPOINT
     assert (jobs.job_folder(home, job.id) / saved).exists()
 
 
@@ -191,13 +199,13 @@ def test_a_full_disk_fails_with_the_reason_and_resumes(store, home, create, monk
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         failed = run_here(store, home, job)
     assert failed.state == JobState.FAILED
     assert "disk full" in failed.error
     assert f"resume job {job.id}" in failed.error
     folder = jobs.job_folder(home, job.id)
-    assert [p.name for p in folder.iterdir()] == [checkpoint.FILE_NAME]
+    assert [p.name for p in folder.iterdir()] == [jobs.CHECKPOINT]
     again = run_here(store, home, job)
     assert again.state == JobState.COMPLETED
     assert curve(store, again)[-1] == pytest.approx(curve(store, whole)[-1])
@@ -241,11 +249,11 @@ def test_a_dataset_changed_after_creation_fails_the_job(store, home, create, dat
 
 
 def test_a_checkpoint_of_another_run_is_refused(store, home, create):
-    first, second = create("a"), create("b", epochs=2)
-    run_here(store, home, first)
-    folders = [jobs.job_folder(home, j.id) for j in (first, second)]
-    folders[0].rename(folders[1])
-    failed = run_here(store, home, second)
+    job = create()
+    folder = jobs.job_folder(home, job.id)
+    folder.mkdir(parents=True)
+    save_checkpoint(folder, Checkpoint(1, "another", {}, {}, torch.get_rng_state()))
+    failed = run_here(store, home, job)
     assert "is of other data or settings" in failed.error
 
 

@@ -253,7 +253,8 @@ def capture(run: Callable[[], _T], pool: Any) -> Callable[[], _T]:
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    # Another thread may be reading an adapter or a head into the card's memory meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         out = run()
 
     def replay() -> _T:

@@ -71,7 +71,7 @@ class TritonAdapterSteps:
             table[:, :, row] = torch.tensor(numbers).view(shape).to(self._device)
 
     def _set_ranks(self) -> None:
-        most = dict.fromkeys(GROUPS, 0)
+        most = dict(self._most_rank)  # it only grows: with it, steps that were captured go
         for layers in self._held.values():
             for layer in layers:
                 for group, pair in zip(GROUPS, layer, strict=True):
@@ -81,7 +81,7 @@ class TritonAdapterSteps:
             self.version += 1
 
     def most_rank(self, group: int) -> int:
-        """Return the largest rank that any loaded adapter has in a group of layers."""
+        """Return the largest rank that any adapter has had in a group of layers."""
         return self._most_rank[group]
 
     def step(self, spans: list[Span], num_tokens: int) -> LoraStep | None:  # noqa: ARG002

@@ -1,6 +1,6 @@
 """Codes of 4 or 8 bits in 32-bit words, the lowest bits first, as checkpoints keep them.
 
-Owns only the bits; what the rows and columns are is folder.py's affair. AWQ keeps the eight codes
+Owns only the bits; what the rows and columns are is stored.py's affair. AWQ keeps the eight codes
 of a word in an order of its own, which is undone here too.
 """
 

@@ -1,9 +1,9 @@
 """Writes a model folder whose linear layers are in few bits, as compressed-tensors packs them.
 
 Owns what is in such a folder: config.json with its quantization_config, one model.safetensors,
-the tokenizer's and other small files as they were, and quantization.json, which says how it was
-made. This engine, vLLM and transformers read it. The packed weights are held in memory until the
-file is written.
+the tokenizer's and other small files as they were, quantization.json, which says how it was made,
+and the source's fingerprint, by which its adapters fit. This engine, vLLM and transformers read it.
+The packed weights are held in memory until the file is written.
 
 Invariant: the destination is whole or not there. Everything is written to a folder beside it,
 which takes its name at the end.
@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError
+from quickmatch.engine.fingerprint import write_base_fingerprint
 from quickmatch.engine.folder import INDEX_FILE, WEIGHTS_FILE, weight_files
 from quickmatch.engine.quantization import mxfp4
 from quickmatch.engine.quantization.formats import QuantizedTensor, WeightFormat
@@ -58,6 +59,7 @@ def write_quantized(
         _write_config(source, partial, form, group_sizes)
         _copy_others(source, partial)
         _write_json(partial / NOTE_FILE, dict(note))
+        write_base_fingerprint(partial, source)
         if destination.exists():
             destination.rmdir()
         partial.rename(destination)

@@ -47,15 +47,15 @@ class Accounts:
         self._costs = costs
         self._has_rested = False
 
-    def rested(self, *, num_tokens: int, step_s: float, is_decode: bool) -> None:
-        """Take in a rest's step. is_decode: no rows of prompts."""
+    def rested(self, *, num_tokens: int, step_s: float, plain_s: float, is_decode: bool) -> None:
+        """Take in a rest's step; see Controller.rested."""
         figures = self.figures
         self.trials.stepped(num_tokens=num_tokens, seconds=step_s, is_plain=True)
         figures.num_plain += num_tokens
         figures.num_emitted += num_tokens
         if is_decode:
             figures.busy_s += step_s
-            figures.plain_s += step_s
+            figures.plain_s += plain_s
             self._has_rested = True
 
     def verified(

@@ -67,7 +67,7 @@ class Beams:
         for row, parent in enumerate(beam.nodes):
             path = beam.paths[parent] if parent >= 0 else 1.0
             for token_id, confidence in zip(token_ids[row], confidences[row], strict=True):
-                if path * confidence < self._min_path:
+                if not path * confidence >= self._min_path:  # nor what is no number
                     break
                 node = beam.tree.add(token_id, parent, confidence, self._source)
                 beam.paths.append(path * confidence)

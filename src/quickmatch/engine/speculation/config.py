@@ -15,7 +15,6 @@ class SpeculationConfig:
     """Settings of one engine's speculation."""
 
     drafters: tuple[str, ...] = DRAFTERS  # those allowed; () turns speculation off
-    head: str = ""  # folder of a trained head; others may be loaded while serving
     draft_model: str = ""  # folder of a small model with the same tokenizer
     max_draft_tokens: int = 24  # nodes of one sequence's tree in one step
     max_depth: int = 16  # of that, in a line

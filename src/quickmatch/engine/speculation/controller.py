@@ -98,7 +98,9 @@ class Controller:
 
         plain_s: what it would have taken had no head been told of it.
         """
-        self._accounts.rested(num_tokens=num_seqs, step_s=step_s, is_decode=is_decode)
+        self._accounts.rested(
+            num_tokens=num_seqs, step_s=step_s, plain_s=plain_s, is_decode=is_decode
+        )
         self._worth.rested(num_seqs)
         if is_decode and self._rests.is_telling:
             self._costs.observe(num_seqs, num_seqs, plain_s)

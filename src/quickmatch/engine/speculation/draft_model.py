@@ -10,6 +10,9 @@ of another's goes on from there. Drafted tokens are written behind the sequence,
 and, where they end, in spare ones that no sequence has; those that come to stand are not computed
 again.
 
+The two vocabularies may be padded to different sizes. What the target does not know is not drafted,
+and behind a token that this model does not know nothing is.
+
 Invariant: keys and values are read only of positions whose tokens and slots are those of now.
 """
 
@@ -80,6 +83,8 @@ class ModelDrafter:
         model = read_model_config(folder)
         check_same_vocabulary(folder, model, target_folder, target)
         self._max_len = min(max_model_len, model.max_model_len)
+        self._vocab_size = model.vocab_size
+        self._num_shared = min(model.vocab_size, target.vocab_size)
         self._block_size = block_size
         self._spare_blocks = range(num_blocks, num_blocks + _NUM_SPARE_BLOCKS)
         self._min_path = min_path
@@ -109,7 +114,8 @@ class ModelDrafter:
                 logits = self._run([(c, len(c.token_ids)) for c in drafting])
             if logits is None:
                 break
-            confidences, token_ids = logits.float().softmax(-1).max(-1)
+            shared = logits[:, : self._num_shared].float()
+            confidences, token_ids = shared.softmax(-1).max(-1)
             best = zip(drafting, token_ids.tolist(), confidences.tolist(), strict=True)
             drafting = [chain for chain, *choice in best if self._add(chain, *choice)]
             if not drafting:
@@ -167,13 +173,17 @@ class ModelDrafter:
         parts: list[tuple[_Chain, int]] = []
         left = _MAX_ROWS
         for chain in chains:
-            end = len(chain.token_ids)
-            if left and end <= self._room(chain):
-                parts.append((chain, min(end, chain.num_computed + left)))
-                left -= parts[-1][1] - chain.num_computed
+            end = min(len(chain.token_ids), chain.num_computed + left)
+            if left and len(chain.token_ids) <= self._room(chain) and self._knows(chain, end):
+                parts.append((chain, end))
+                left -= end - chain.num_computed
         if not parts:
             return [], None
         return [chain for chain, end in parts if end == len(chain.token_ids)], self._run(parts)
+
+    def _knows(self, chain: _Chain, end: int) -> bool:
+        """Whether this model has an embedding for the tokens that are to be computed."""
+        return max(chain.token_ids[chain.num_computed : end]) < self._vocab_size
 
     def _run(self, parts: list[tuple[_Chain, int]]) -> Tensor | None:
         """Compute each chain's tokens up to an end; return the logits of those at their last."""
@@ -194,7 +204,7 @@ class ModelDrafter:
     def _add(self, chain: _Chain, token_id: int, confidence: float) -> bool:
         """Draft a token, if it is likely enough; return whether the chain can go on from it."""
         chain.path *= confidence
-        if chain.path < self._min_path:
+        if not chain.path >= self._min_path:  # nor what is no number
             return False
         chain.tree.add(token_id, len(chain.tree) - 1, confidence, Source.DRAFT_MODEL)
         chain.token_ids.append(token_id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from quickmatch.engine.speculation.tree import DraftTree, Source
 
@@ -12,7 +13,7 @@ def _zeros() -> list[int]:
 
 @dataclass(slots=True)
 class Figures:
-    """Sums; the fields are those of the wire's SpeculationStats."""
+    """Sums; most fields are those of the wire's SpeculationStats."""
 
     num_verified: int = 0
     num_plain: int = 0
@@ -23,6 +24,7 @@ class Figures:
     num_drifts: int = 0
     proposed: list[int] = field(default_factory=_zeros)  # by source
     accepted: list[int] = field(default_factory=_zeros)
+    lengths: list[int] = field(default_factory=list)  # verifications, by how many were accepted
 
     @property
     def num_proposed(self) -> int:
@@ -34,9 +36,17 @@ class Figures:
         """Tokens accepted, of all sources."""
         return sum(self.accepted)
 
+    @property
+    def accepted_by_position(self) -> list[int]:
+        """Tokens accepted, by their place in the draft's path: first, second, …"""
+        return list(accumulate(self.lengths[:0:-1]))[::-1]
+
     def add_verified(self, tree: DraftTree, accepted: Sequence[int]) -> None:
         """Count one verification."""
         self.num_verified += 1
+        if len(accepted) >= len(self.lengths):
+            self.lengths += [0] * (len(accepted) + 1 - len(self.lengths))
+        self.lengths[len(accepted)] += 1
         sources = tree.sources
         if sources.count(sources[0]) == len(sources):
             self.proposed[sources[0]] += len(sources)

@@ -9,9 +9,9 @@ scores the first level; then a pass for each deeper level over the beams' rows, 
 own output stands for the hidden states that the target has yet to compute.
 
 Invariant: the cache holds only rows of tokens that stand; what is drafted lies in DraftedKV. So a
-draft that is thrown away leaves no trace. Rows that the head was never told of (a prefix that was
-reused, or computed before the head was loaded) are what lies at their slots: the draft is then
-worse, never the answer.
+draft that is thrown away leaves no trace. Rows that the head was never told of (of a sequence that
+ran when it was loaded) are what lies at their slots: the draft is then worse, never the answer.
+Prefixes are shared only where it knows them (prefixes.py).
 """
 
 from collections.abc import Mapping

@@ -135,6 +135,12 @@ def check_tensors(config: HeadConfig, tensors: Mapping[str, Tensor], source: str
     if EMBEDDING in tensors:
         shape = (config.vocab_size, config.hidden_size)
         _check_shape(EMBEDDING, tensors[EMBEDDING], shape, source)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelLoadError(
+                f"{name} in {source} holds values that are not finite: its training went wrong "
+                "or its file is damaged; train or export the head again"
+            )
     _check_mapping(config, tensors["d2t"], tensors["t2d"], source)
 
 

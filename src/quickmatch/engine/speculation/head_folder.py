@@ -1,14 +1,16 @@
-"""A trained head on disk: one config.json and safetensors, in either of two formats.
+"""A trained head on disk: one config.json and its weights, in either of two formats.
 
 `eagle3` is SGLang's and SpecForge's folder, `speculators` is vLLM's; both are read, and both can be
 written. They differ in config.json (head_formats.py) and in what they call the layer, `midlayer.`
 or `layers.0.`.
 
-Knows nothing of engines. What is read is checked whole; a folder is written beside and renamed.
+Knows nothing of engines. What is read is checked whole: safetensors or, where a folder has none,
+pytorch_model.bin, of which tensors alone are taken. A folder is written beside and renamed.
 """
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quickmatch.core.errors import ConfigError, ModelLoadError
-from quickmatch.engine.folder import WEIGHTS_FILE, check_safetensors, weight_files
+from quickmatch.engine.folder import (
+    PICKLED_FILE,
+    WEIGHTS_FILE,
+    check_safetensors,
+    weight_files,
+)
 from quickmatch.engine.speculation.head_config import HeadConfig, check_tensors
 from quickmatch.engine.speculation.head_formats import (
     eagle_json,
@@ -104,6 +111,8 @@ def _read_json(folder: Path) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    if (folder / PICKLED_FILE).is_file() and not any(folder.glob("*.safetensors*")):
+        return _read_pickled(folder / PICKLED_FILE)
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         check_safetensors(path)
@@ -112,6 +121,20 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ModelLoadError(f"{path} is damaged ({error}); copy it again") from error
     return tensors
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadError(
+            f"{path} is damaged or holds more than tensors ({reason}); copy it again, or convert "
+            "it to safetensors"
+        ) from error
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ModelLoadError(f"{path} is no table of tensors; export the head again")
+    return loaded
 
 
 def _eagle_name(name: str) -> str:

@@ -69,10 +69,14 @@ class ModelDrafters:
         """Version ids of the loaded heads, by adapter version id."""
         return {adapter: loaded.draft for adapter, loaded in self._heads.items()}
 
-    def put_head(self, adapter: str, adapter_row: int, draft: str, head: Head) -> None:
-        """Let a head draft for an adapter (BASE: for the base model) from the next step on."""
+    def put_head(self, adapter: str, adapter_row: int | None, draft: str, head: Head) -> None:
+        """Let a head draft for an adapter (BASE: for the base model) from the next step on.
+
+        adapter_row: None while the adapter's weights are on disk only; `set_row` tells when not.
+        """
         self._heads[adapter] = _Loaded(draft, head)
-        self._adapter_of_row[adapter_row] = adapter
+        if adapter_row is not None:
+            self._adapter_of_row[adapter_row] = adapter
         self._choose_aux_layers()
 
     def set_row(self, adapter: str, adapter_row: int) -> None:

@@ -21,22 +21,20 @@ _MAX_TIMES = 255
 _DRAWN_MATCH = 4  # a shorter match is no sign that a document is of use
 _SECOND_CHANCES = 4  # tokens written again for each new one, at most
 _MIN_DOCUMENT = 2  # one token says nothing about what follows
-_ERASED = 0xFFFFFFFF
 _DOCUMENT_BYTES = 80  # of a document's record and its digest's, about, as the native twin has them
 _HIDDEN = Owner(0, 0, 0)
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Scope:
-    """Who may see whose outputs: one of these is one tenant and model version."""
+    """Who may see whose outputs: a tenant, an isolation key and a model version."""
 
     seed: int
-    is_forgotten: bool = False
 
 
 @dataclass(slots=True)
 class _Document:
-    scope: Scope | None  # None: forgotten
+    scope: Scope
     owner: Owner
     digest: int
     was_drawn: bool = False  # since it was written
@@ -71,7 +69,7 @@ class PastOutputs:
         """Store a document, its end alone if it is too long; drop others to make room."""
         kept = array("I", token_ids[max(0, len(token_ids) - self._max_tokens) :])
         digest = hash((scope.seed, kept.tobytes()))
-        if len(kept) < _MIN_DOCUMENT or scope.is_forgotten:
+        if len(kept) < _MIN_DOCUMENT:
             return
         if self._count_again(digest, scope, kept):
             return
@@ -81,20 +79,8 @@ class PastOutputs:
             budget = self._make_room(len(tokens), budget, pending)
             self._write(document, tokens)
 
-    def forget(self, scope: Scope) -> None:
-        """Drop a scope's documents, and overwrite what they said."""
-        scope.is_forgotten = True
-        for age, document in enumerate(self._documents):
-            if document.scope is scope:
-                self._release(document, self._base + age)
-                for slot in range(document.owner.begin, document.owner.end):
-                    self._chains.put(slot, _ERASED, self._base + age)
-
     def find(self, scope: Scope, context: Sequence[int]) -> list[Occurrence]:
         """Return where the context's last tokens occurred in the scope's documents."""
-        if scope.is_forgotten:
-            return []
-
         marks = self._chains.marks  # a document's ordinal
 
         def owner_of(slot: int, previous: int) -> Owner | None:
@@ -140,25 +126,18 @@ class PastOutputs:
     def _drop_oldest(self, budget: int, pending: _Pending) -> int:
         document = self._documents.popleft()
         self._base += 1
-        if document.scope is None:
-            return budget
         owner = document.owner
         length = owner.end - owner.begin
         if document.was_drawn and length <= budget:
             budget -= length
             again = self._chains.tokens[owner.begin : owner.end]
             pending.append((_Document(document.scope, owner, document.digest), again))
-        self._release(document, self._base - 1)
+        if self._by_digest.get(document.digest) == self._base - 1:
+            del self._by_digest[document.digest]
+        self.num_tokens -= length
         return budget
 
-    def _release(self, document: _Document, ordinal: int) -> None:
-        if self._by_digest.get(document.digest) == ordinal:
-            del self._by_digest[document.digest]
-        self.num_tokens -= document.owner.end - document.owner.begin
-        document.scope = None
-
     def _write(self, document: _Document, tokens: "array[int]") -> None:
-        assert document.scope is not None
         ordinal = self._base + len(self._documents)
         begin = self._cursor
         for slot, token in enumerate(tokens, begin):

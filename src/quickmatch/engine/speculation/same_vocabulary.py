@@ -14,17 +14,19 @@ def check_same_vocabulary(
 ) -> None:
     """Raise ConfigError unless the draft model in `folder` has the target's vocabulary.
 
-    The tokenizers are compared where both folders have a tokenizer.json.
+    The tokenizers are compared where both folders have a tokenizer.json. Where one has none, the
+    sizes have to tell; else these may differ, since the models of a family are padded differently.
     """
-    if model.vocab_size != target.vocab_size:
-        raise ConfigError(
-            f"the draft model {folder} has a vocabulary of {model.vocab_size}, the target one of "
-            f"{target.vocab_size}; choose a draft model of the target's family"
-        )
-    if target_folder is None:
+    own, other = folder / "tokenizer.json", (target_folder or Path()) / "tokenizer.json"
+    if target_folder is None or not own.is_file() or not other.is_file():
+        if model.vocab_size != target.vocab_size:
+            raise ConfigError(
+                f"the draft model {folder} has a vocabulary of {model.vocab_size}, the target one "
+                f"of {target.vocab_size}, and not both have a tokenizer.json to compare; choose a "
+                "draft model of the target's family"
+            )
         return
-    own, other = (path / "tokenizer.json" for path in (folder, target_folder))
-    if not own.is_file() or not other.is_file() or own.read_bytes() == other.read_bytes():
+    if own.read_bytes() == other.read_bytes():
         return
     vocabulary, wanted = _vocabulary(own), _vocabulary(other)
     for token, token_id in wanted.items():

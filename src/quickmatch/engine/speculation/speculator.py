@@ -11,6 +11,7 @@ run a model; then the controller merges and prunes all sequences' trees together
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
 
 from quickmatch.core.clock import Clock, monotonic
@@ -265,7 +266,7 @@ class Speculator:
     ) -> PredictionVerdict:
         """Learn what the target said. token_ids: what was emitted of it."""
         self._controller.verified(
-            sequence.id, tree, sampled.accepted, sampled.token_ids, sequence.scope
+            sequence.id, tree, sampled.accepted, sampled.token_ids, sequence.traffic
         )
         prediction = self._predictions.get(sequence.id)
         if prediction is None:
@@ -290,8 +291,9 @@ class Speculator:
         self._controller.forget(sequence.id)
         self._runner.forget(sequence.id)
 
-    def head_changed(self) -> None:
+    def heads_changed(self, has_heads: bool) -> None:
         """Another head drafts from now on: what was measured of the old one counts no more."""
+        self._scheduler.heads_changed(has_heads)
         self._controller.renew_model()
         self._num_to_watch = _WATCHED_AFTER_CHANGE
         self._watched_of = _WATCHED_OF
@@ -348,14 +350,24 @@ class Speculator:
                 )
                 for source in Source
             },
+            accepted_by_position=figures.accepted_by_position,
             index_tokens=self._suffix.num_tokens,
             index_bytes=self._suffix.num_bytes,
         )
 
 
-def scope_of(tenant: str, adapter: str | None) -> str:
-    """Return what past outputs are kept apart by: whose they are, and which weights wrote them."""
+def traffic_of(tenant: str, adapter: str | None) -> str:
+    """Return what drifts are told apart by: whose calls they are, and which weights answer them."""
     return f"{tenant}\0{adapter or ''}"
+
+
+def scope_of(tenant: str, adapter: str | None, isolation_key: str) -> str:
+    """Return what past outputs are kept apart by: the traffic, and the key that callers sent.
+
+    The key's digest stands for it: scopes are kept for long, and a key may be of any length.
+    """
+    key = isolation_key.encode("utf-8", "surrogatepass")
+    return f"{traffic_of(tenant, adapter)}\0{blake2b(key, digest_size=16).hexdigest()}"
 
 
 def _room(sequence: Sequence) -> int:

@@ -4,9 +4,9 @@ Owns: the choice between the native index and the plain one (same drafts, slower
 the draft. A sequence is drafted from its own prompt and output, and from the past outputs of its
 scope; never from another scope's. It knows no engine and no tokenizer.
 
-A scope is whoever may see the outputs: a tenant and a model version. Past outputs are stored with
-the last tokens of their prompt in front, so that the first tokens can be drafted too. Memory is
-bounded by tokens: the oldest and least drawn from go first.
+A scope is whoever may see the outputs: a tenant, an isolation key and a model version. Past
+outputs are stored with the last tokens of their prompt in front, so that the first tokens can be
+drafted too. Memory is bounded by tokens: the oldest and least drawn from go first.
 """
 
 import logging
@@ -33,7 +33,6 @@ class SuffixIndex(Protocol):
     def extend(self, sequence_id: int, token_ids: Sequence[int]) -> None: ...
     def finish(self, sequence_id: int, remember: bool) -> None: ...
     def remember(self, scope: str, token_ids: Sequence[int]) -> None: ...
-    def forget(self, scope: str) -> None: ...
     def draft(self, sequence_id: int, max_nodes: int) -> Draft: ...
 
 
@@ -93,10 +92,6 @@ class SuffixDrafter:
         One equal to a stored one is counted instead; a single token is not kept.
         """
         self._index.remember(scope, token_ids)
-
-    def forget(self, scope: str) -> None:
-        """Drop a scope's past outputs, and do not remember those of its live sequences."""
-        self._index.forget(scope)
 
     def draft(self, sequence_id: int, max_nodes: int) -> Draft:
         """Return likely continuations of the sequence, best path first; it may be empty.

@@ -115,12 +115,6 @@ class SuffixIndex:
         """Store a past output."""
         self._past.remember(self._scope(scope), token_ids)
 
-    def forget(self, scope: str) -> None:
-        """Drop all past outputs of a scope, and those of its live sequences to come."""
-        known = self._scopes.pop(scope, None)
-        if known is not None:
-            self._past.forget(known)
-
     def draft(self, sequence_id: int, max_nodes: int) -> DraftTree:
         """Return a tree of at most max_nodes likely continuations."""
         live = self._get(sequence_id)

@@ -5,13 +5,14 @@ import pytest
 from benchmarks.speculation.drift_rates import Counters, Window, recovered_at
 
 METRICS = """\
-# HELP quickmatch_speculation_proposed_tokens Tokens drafted and verified.
-quickmatch_speculation_proposed_tokens{deployment="a",drafter="head"} 30.0
-quickmatch_speculation_proposed_tokens{deployment="a",drafter="suffix_local"} 10.0
-quickmatch_speculation_accepted_tokens{deployment="a",drafter="head"} 24.0
-quickmatch_speculation_emitted_tokens{deployment="a"} 60.0
-quickmatch_speculation_verifications{deployment="a"} 20.0
-quickmatch_speculation_plain_decodes{deployment="a"} 10.0
+# HELP quickmatch_speculation_proposed_tokens_total Tokens drafted and verified.
+quickmatch_speculation_proposed_tokens_total{deployment="a",drafter="head"} 30.0
+quickmatch_speculation_proposed_tokens_total{deployment="a",drafter="suffix_local"} 10.0
+quickmatch_speculation_accepted_tokens_total{deployment="a",drafter="head"} 24.0
+quickmatch_speculation_emitted_tokens_total{deployment="a"} 60.0
+quickmatch_speculation_verifications_total{deployment="a"} 20.0
+quickmatch_speculation_plain_decodes_total{deployment="a"} 10.0
+quickmatch_speculation_proposed_tokens_created{deployment="a",drafter="head"} 1.7e9
 quickmatch_requests_total 99.0
 """
 

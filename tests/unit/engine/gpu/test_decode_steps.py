@@ -1,5 +1,6 @@
 """Decode steps in fixed memory: sizes, padding, what is taken, and where numbers lie."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from quickmatch.engine.gpu.decode_steps import (
     capture,
 )
 from quickmatch.engine.gpu.lora import TritonAdapterSteps
-from quickmatch.engine.lora import LowRank
+from quickmatch.engine.lora import LoraLayers, LowRank
 from quickmatch.engine.speculation.tree import DraftTree
 
 CPU = torch.device("cpu")
@@ -139,6 +140,23 @@ def test_steps_with_adapters_are_others_and_end_when_ranks_change() -> None:
     assert recorder.seen is base
 
 
+def test_an_adapter_of_the_largest_rank_that_comes_back_ends_no_steps() -> None:
+    recorder = Recorder()
+    steps, adapters = steps_of(recorder)
+    small: LoraLayers = [[LowRank(torch.zeros(4, 8), torch.zeros(8, 4))] * 4]
+    large: LoraLayers = [[LowRank(torch.zeros(64, 8), torch.zeros(8, 64))] * 4]
+    adapters.put(0, small)
+    adapters.put(1, large)
+    run(steps, decode([3, 4], adapter=0))
+    made = recorder.seen
+    adapters.drop(1)
+    run(steps, decode([4, 5], adapter=0))
+    assert recorder.seen is made
+    adapters.put(1, large)
+    run(steps, decode([5, 6], adapter=1))
+    assert recorder.seen is made
+
+
 def test_drafts_are_padded_to_rows_for_each_sequence() -> None:
     recorder = Recorder()
     steps, _ = steps_of(recorder)
@@ -188,3 +206,18 @@ def test_a_captured_step_reads_what_its_memory_holds_now() -> None:
     assert step().tolist() == [0, 2, 4, 6]
     numbers.copy_(torch.tensor([5, 6, 7, 8]))
     assert step().tolist() == [10, 12, 14, 16]
+
+
+@pytest.mark.gpu
+def test_another_thread_may_allocate_while_a_step_is_captured() -> None:
+    """As the reader does, of an adapter or a head that is loaded while requests run."""
+    numbers = torch.arange(4, device="cuda")
+    sizes = iter((1, 1, 300))  # run twice, then captured; MiB, more than the allocator has at hand
+
+    def run() -> torch.Tensor:
+        num_bytes = next(sizes) << 20
+        with ThreadPoolExecutor(1) as reader:
+            reader.submit(lambda: torch.zeros(num_bytes, dtype=torch.uint8).to("cuda")).result()
+        return numbers * 2
+
+    assert capture(run, torch.cuda.graph_pool_handle())().tolist() == [0, 2, 4, 6]

@@ -13,7 +13,7 @@ from quickmatch.core.errors import ConfigError
 from quickmatch.engine import forward_pass, torch_pass
 from quickmatch.engine.forward_pass import PassSize, make_pass
 from quickmatch.engine.gpu import support, triton_pass
-from quickmatch.engine.gpu.support import why_not_fp8, why_not_triton
+from quickmatch.engine.gpu.support import why_no_compiler, why_not_fp8, why_not_triton
 from quickmatch.engine.quantization.formats import FP8
 from tests.unit.engine.test_attention import config_of
 
@@ -23,7 +23,8 @@ SIZE = PassSize(num_blocks=4, block_size=16, max_model_len=64)
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine that says it has an H100."""
+    """A machine that says it has an H100, and what Triton compiles with."""
+    monkeypatch.setattr(support, "why_no_compiler", lambda: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     return monkeypatch
@@ -95,3 +96,31 @@ def test_the_engine_does_not_import_triton() -> None:
         "sys.exit(any(name.startswith('quickmatch.engine.gpu.kernels') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_a_c_compiler_torchs_pass_runs_and_the_reason_is_told(
+    card: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Triton builds its launcher at the first kernel; that must not end a deployment."""
+    made: list[str] = []
+    card.setattr(torch_pass, "TorchPass", lambda *_args, **_options: made.append("torch"))
+    card.setattr(support, "why_no_compiler", why_no_compiler)
+    card.delenv("CC", raising=False)
+    card.setattr("shutil.which", lambda _: None)
+    make_pass(Path("some-model"), config_of(2, 1, 16), SIZE, dtype=torch.bfloat16, device=CUDA)
+    assert made == ["torch"]
+    assert "triton finds no C compiler (install gcc" in caplog.text
+
+
+def test_what_triton_compiles_with_is_looked_for_as_it_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CC", str(tmp_path / "cc"))
+    assert "which is not there" in str(why_no_compiler())
+    monkeypatch.setenv("CC", "")  # Triton would run it
+    assert "which is not there" in str(why_no_compiler())
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    assert f"no Python.h in {tmp_path}" in str(why_no_compiler())
+    (tmp_path / "Python.h").touch()
+    assert why_no_compiler() is None

@@ -283,6 +283,15 @@ def test_figures_add_up() -> None:
     speed_up = tally.rate / (3 / cpu_cost(3, 3))
     assert figures.plain_s / figures.busy_s == pytest.approx(speed_up, rel=0.05)
     assert figures.accepted[SUFFIX] == figures.num_accepted
+    assert sum(figures.accepted_by_position) == figures.num_accepted
+
+
+def test_telling_heads_in_a_rest_is_speculations_time() -> None:
+    # Guards: a speed-up of 1 while heads that draft nothing make every step slower.
+    one = controller()
+    one.rested(num_seqs=2, step_s=3e-3, plain_s=2e-3, is_decode=True)
+    figures = one.figures()
+    assert (figures.busy_s, figures.plain_s) == (3e-3, 2e-3)
 
 
 def test_a_sequence_that_ended_is_forgotten() -> None:

@@ -2,12 +2,14 @@
 
 import json
 import random
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from quickmatch.core.errors import ConfigError
@@ -198,6 +200,14 @@ def test_it_stops_at_the_context_at_max_nodes_and_where_it_is_unsure(
     assert len(_draft(_drafter(folder, min_path=first * 1.01), Text(1, 20))[0]) == 0
 
 
+def test_what_is_no_number_is_not_drafted(folder: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(folder, tmp_path / "damaged"))
+    tensors = load_file(damaged / "model.safetensors")
+    tensors["model.norm.weight"].fill_(float("nan"))
+    save_file(tensors, damaged / "model.safetensors", {"format": "pt"})
+    assert len(_draft(_drafter(damaged), Text(1, 20))[0]) == 0
+
+
 def test_without_spare_blocks_it_stops_early(
     model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,10 +219,69 @@ def test_without_spare_blocks_it_stops_early(
         assert tree.token_ids == _continuation(model, text.tokens, len(tree))
 
 
+def test_what_the_target_does_not_know_is_not_drafted(folder: Path, tmp_path: Path) -> None:
+    """The draft model's vocabulary is padded to more than the target's."""
+    wide = make_model("llama", vocab_size=VOCAB + 9)
+    with torch.no_grad():
+        wide.lm_head.weight[VOCAB:] *= 9
+    drafter = _drafter(
+        save_model(wide, tmp_path / "wide"),
+        target=read_model_config(folder),
+        target_folder=folder,  # of an equal tokenizer
+    )
+    text = Text(1, 20)
+    tree = _draft(drafter, text)[0]
+    tokens = list(text.tokens)
+    with torch.inference_mode():
+        for drafted in tree.token_ids:
+            logits = wide(torch.tensor([tokens])).logits[0, -1]
+            assert drafted == int(logits[:VOCAB].argmax())
+            tokens.append(drafted)
+        assert len(tree) == 6
+        assert int(wide(torch.tensor([tokens])).logits[0, 19:-1].argmax(-1).max()) >= VOCAB
+
+
+def test_nothing_is_drafted_behind_a_token_that_the_draft_model_does_not_know(
+    model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target's vocabulary is padded to more than the draft model's."""
+    target = replace(read_model_config(folder), vocab_size=VOCAB + 9)
+    drafter = _drafter(folder, target=target, target_folder=folder)
+    odd, other, late = Text(1, 20), Text(2, 20), Text(3, 20)
+    odd.tokens[7] = VOCAB
+    trees = _draft(drafter, odd, other, late)
+    assert [len(tree) for tree in trees] == [0, 6, 6]
+    late.tokens += [VOCAB + 8, 5]
+    for _ in range(2):
+        trees = _draft(drafter, odd, other, late)
+        assert [len(tree) for tree in trees] == [0, 6, 0]
+        assert trees[1].token_ids == _continuation(model, other.tokens, 6)
+    # A prompt that is caught up with in parts is as far as its first such token.
+    monkeypatch.setattr(draft_model, "_MAX_ROWS", 8)
+    long = Text(4, 40)
+    long.tokens[20] = VOCAB
+    assert [len(_draft(drafter, long)[0]) for _ in range(6)] == [0] * 6
+
+
 def test_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
     other = save_model(make_model("llama", vocab_size=150), tmp_path / "other")
     with pytest.raises(ConfigError, match="a vocabulary of 150, the target one of 199"):
         _drafter(other, target=read_model_config(folder))
+
+
+def test_vocabularies_of_one_tokenizer_may_be_padded_differently(tmp_path: Path) -> None:
+    shipped = Path(model_source(SHIPPED_MODEL))
+    config = read_model_config(shipped)
+    padded = replace(config, vocab_size=config.vocab_size + 128)
+    check_same_vocabulary(shipped, padded, shipped, config)
+    shutil.copy(shipped / "tokenizer.json", tmp_path)
+    with (tmp_path / "tokenizer.json").open("a", encoding="utf-8") as file:
+        file.write("\n")  # the same table in another file
+    check_same_vocabulary(tmp_path, config, shipped, padded)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"not both have a tokenizer\.json"):
+        check_same_vocabulary(tmp_path, config, shipped, padded)
+    check_same_vocabulary(tmp_path, config, shipped, config)
 
 
 def test_another_tokenizer_of_the_same_size_is_refused(tmp_path: Path) -> None:

@@ -187,6 +187,14 @@ def test_unlikely_paths_are_left_out() -> None:
     _assert_same(tree, whole.keep(range(len(tree))))
 
 
+def test_what_is_no_number_is_not_drafted() -> None:
+    text = Text(3, 40)
+    text.features.fill_(float("inf"))
+    drafter = _drafter()
+    text.show(drafter)
+    assert len(_draft(drafter, text, width=2)[0]) == 0
+
+
 @pytest.mark.parametrize("cuts", [[1], [64], [3, 40, 41, 100], [149], list(range(1, 150))])
 def test_chunks_and_single_rows_are_as_good_as_the_whole(cuts: Sequence[int]) -> None:
     text = Text(4, 151)

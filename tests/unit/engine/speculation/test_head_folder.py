@@ -226,6 +226,10 @@ TENSOR_MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         r"name different tokens \(50 in t2d, 20 in d2t\)",
     ),
     "kind": (lambda t: t.update(d2t=t["d2t"].float()), "they must be int64 and bool"),
+    "not a number": (
+        lambda t: t["norm.weight"].fill_(float("nan")),
+        "norm.weight in .* holds values that are not finite",
+    ),
 }
 
 
@@ -236,6 +240,35 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
     _edit_tensors(tmp_path / "head", change)
     with pytest.raises(ModelLoadError, match=message):
         read_head(tmp_path / "head")
+
+
+def _pickle(folder: Path, content: object = None) -> Path:
+    """Put the weights into a pytorch_model.bin, or something else."""
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights) if content is None else content, folder / "pytorch_model.bin")
+    weights.unlink()
+    return folder / "pytorch_model.bin"
+
+
+def test_weights_may_be_in_a_pickle(tmp_path: Path) -> None:
+    config, tensors = read_head(_write(tmp_path / "head"))
+    _pickle(tmp_path / "head")
+    again, found = read_head(tmp_path / "head")
+    assert (again, found.keys()) == (config, tensors.keys())
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_pickle_of_anything_but_tensors_is_refused(tmp_path: Path) -> None:
+    cut = _pickle(_write(tmp_path / "cut"))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    _pickle(_write(tmp_path / "code"), {"fc.weight": Path("run me")})
+    for name in ("cut", "code"):
+        with pytest.raises(ModelLoadError, match="is damaged or holds more than tensors") as caught:
+            read_head(tmp_path / name)
+        assert "\n" not in caught.value.message
+    _pickle(_write(tmp_path / "list"), [torch.zeros(2)])
+    with pytest.raises(ModelLoadError, match="is no table of tensors"):
+        read_head(tmp_path / "list")
 
 
 def test_a_cut_off_file_and_a_missing_one_are_named(tmp_path: Path) -> None:

@@ -258,6 +258,14 @@ def test_a_warm_up_is_nobodys_and_the_end_of_the_context_no_obstacle() -> None:
     assert len(_draft(drafter, text, depth=8)[0]) == 8
 
 
+def test_what_is_no_number_is_not_drafted() -> None:
+    text = Text(3, 40)
+    text.features.fill_(float("inf"))
+    drafter = _drafter()
+    text.show(drafter)
+    assert len(_draft(drafter, text, width=2)[0]) == 0
+
+
 def test_widths_that_the_kernels_do_not_take_are_told() -> None:
     assert can_run(CONFIG)
     assert not can_run(replace(CONFIG, head_dim=16))

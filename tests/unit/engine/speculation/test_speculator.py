@@ -124,3 +124,38 @@ def test_a_head_that_was_in_use_is_told_of_the_next_requests(
     engine.speculator._num_unwatched = 0
     controller._model.is_on = False
     assert watched_of(engine, 12) == list(range(8))
+
+
+def test_past_outputs_are_drafted_from_only_under_the_same_isolation_key() -> None:
+    # Guards: how soon an answer comes tells what another key's caller was answered.
+    speculation = SpeculationConfig(is_adaptive=False)
+    engine = Engine(FakeRunner(), EngineConfig(model="fake", speculation=speculation))
+    prompt = list(range(1, 10))
+
+    def num_drafted(name: str, key: str) -> int:
+        """Run the same request under a key; return how many tokens past outputs proposed."""
+        before = _num_from_past_outputs(engine)
+        engine.add(
+            Generate(
+                request_id=name,
+                prompt_token_ids=prompt,
+                sampling=SamplingParams(seed=1, max_tokens=12, ignore_eos=True),
+                isolation_key=key,
+            )
+        )
+        while engine.has_work:
+            output.extend(token for event in engine.step() for token in event.token_ids)
+        return _num_from_past_outputs(engine) - before
+
+    output: list[int] = []
+    assert num_drafted("a", "mine") == 0
+    assert num_drafted("b", "yours") == 0
+    assert num_drafted("c", "") == 0
+    assert num_drafted("d", "mine") > 0
+    engine.remember("", None, [[*prompt[-8:], *output[:12]]], isolation_key="restored")
+    assert num_drafted("e", "restored") > 0
+
+
+def _num_from_past_outputs(engine: Engine) -> int:
+    assert engine.speculator is not None
+    return engine.speculator.stats().sources["suffix_global"].num_proposed

@@ -146,13 +146,11 @@ def test_scopes_see_only_their_own(make: Make) -> None:
     rng = random.Random(0)
     drafter = make(max_tokens=300, min_confidence=0.001)
     num_nodes = {0: 0, 1: 0}
-    for step in range(600):
+    for _ in range(600):
         parity = rng.randrange(2)
         scope = "ab"[parity]
         text = [2 * rng.randrange(20) + parity for _ in range(rng.randrange(40))]
         drafter.remember(scope, text)
-        if step % 150 == 149:
-            drafter.forget("a")
         # The context holds both, so only whose outputs may be seen decides.
         mixed = [token ^ rng.randrange(2) for token in text]
         own = set(mixed)
@@ -161,21 +159,6 @@ def test_scopes_see_only_their_own(make: Make) -> None:
             assert all(token % 2 == asked or token in own for token in tokens)
             num_nodes[asked] += sum(token not in own for token in tokens)
     assert min(num_nodes.values()) > 100
-
-
-def test_forgetting_leaves_nothing_and_lets_the_name_be_used_again(make: Make) -> None:
-    drafter = make()
-    drafter.remember("a", [1, 2, 3])
-    drafter.remember("b", [1, 2, 4])
-    drafter.start(7, "a", [1, 2])
-    drafter.extend(7, [5, 5])
-    drafter.forget("a")
-    drafter.finish(7)  # began before: not to be remembered either
-    assert drafter.num_tokens == 3
-    assert drafted(drafter, [1, 2]) == []
-    assert drafted(drafter, [1, 2], "b") == [4]
-    drafter.remember("a", [1, 2, 6])
-    assert drafted(drafter, [1, 2]) == [6]
 
 
 def test_the_oldest_go_first_but_those_drawn_from_stay(make: Make) -> None:

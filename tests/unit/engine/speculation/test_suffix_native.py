@@ -65,8 +65,6 @@ def test_native_and_plain_agree_to_the_last_bit(seed: int) -> None:
             twins.tell("finish", done, rng.random() < 0.8)
         elif move < 0.7:
             twins.tell("remember", scope, vary(rng, texts, vocab))
-        elif move < 0.71:
-            twins.tell("forget", scope)
         else:
             asked = rng.choice(live), rng.choice([0, 1, 4, 24, 64])
             assert DraftTree.of(twins.native.draft(*asked)) == twins.plain.draft(*asked)
