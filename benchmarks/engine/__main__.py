@@ -18,6 +18,7 @@ from benchmarks.ceilings import measure_ceilings
 from benchmarks.contender import LOGS
 from benchmarks.engine.contenders import OURS
 from benchmarks.engine.figures import (
+    SAVED_STARTUP,
     STARTUP,
     STRICT,
     bandwidth_row,
@@ -30,7 +31,7 @@ from benchmarks.engine.figures import (
 from benchmarks.engine.own import measure_own
 from benchmarks.engine.plan import Plan, ShapePlan, parse_arguments
 from benchmarks.engine.running import Running, running
-from benchmarks.engine.startup import seconds_to_first_answer
+from benchmarks.engine.startup import saved_in, seconds_to_first_answer
 from benchmarks.engine.turns import Turns, long_prompt
 from benchmarks.harness import RESULTS, Report, Samples, interleave, run_benchmark
 from benchmarks.models import make_model
@@ -66,6 +67,8 @@ class Bench:
             samples = self._take_turns(of_shape, group)
             if self._plan.is_own:
                 own = measure_own(group[OURS].take(), of_shape, model, self._plan.seed)
+        if self._plan.is_own and (name, precision) == STRICT:
+            own[SAVED_STARTUP] = seconds_to_first_answer(saved_in(precision, model))
         self._report.add(*peer_rows(of_shape, precision, samples, group))
         self._report.add(*own_rows(name, precision, own))
         self._report.peers[f"{name} {precision}"] = {

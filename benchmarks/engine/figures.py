@@ -7,11 +7,11 @@ ratios turn by turn; and those of our engine alone:
     throughput, B=8 and B=32                  ≥ 1.2 × peer
     first token of every prompt               ≤ 1 × peer (a time)
     eight rows of one sequence ÷ one row      ≤ 1.3
-    32 adapters in one batch ÷ base alone     ≥ 0.9
+    32 adapters in one batch ÷ base alone     ≥ 0.9, with 100 in memory
     a new adapter loaded and its first token  ≤ 200 ms
     qwen3-600m in int4                        ≥ 0.8 of the copy bandwidth while decoding, B=1
                                               ≤ 0.3 of bf16's weight memory
-    `quickmatch serve` to the first answer    ≤ 3 s
+    `quickmatch serve` to the first answer    ≤ 3 s; of qwen3-600m saved in int4 ≤ 5 s
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,11 +25,17 @@ from benchmarks.models import QWEN3_600M
 from benchmarks.rows import Bar, Row, against, at_least, at_most, single
 
 EIGHT_ROWS = "step of 8 rows ÷ of 1 row, one sequence"
-ADAPTERS = "32 adapters in a batch ÷ base alone, B=32"
+ADAPTERS = "32 of 100 adapters in a batch ÷ base alone, B=32"
 NEW_ADAPTER = "new adapter to first token, 32-token prompt"
 STARTUP = "`quickmatch serve` to first answer, shipped model"
-_OWN_BARS = {EIGHT_ROWS: at_most(1.3), ADAPTERS: at_least(0.9), NEW_ADAPTER: at_most(200.0)}
-_OWN_UNITS = {NEW_ADAPTER: "ms"}
+SAVED_STARTUP = "`quickmatch serve` to first answer, saved folder"
+_OWN_BARS = {
+    EIGHT_ROWS: at_most(1.3),
+    ADAPTERS: at_least(0.9),
+    NEW_ADAPTER: at_most(200.0),
+    SAVED_STARTUP: at_most(5.0),
+}
+_OWN_UNITS = {NEW_ADAPTER: "ms", SAVED_STARTUP: "s"}
 STRICT = (QWEN3_600M.name, "int4")
 _AS_FAST = at_least(1.0, times_peer=True)
 _FASTER = at_least(1.2, times_peer=True)

@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.contender import Contender
 from benchmarks.engine.adapters import make_adapters
 from benchmarks.engine.figures import ADAPTERS, EIGHT_ROWS, NEW_ADAPTER
-from benchmarks.engine.plan import NUM_ADAPTERS, ShapePlan
+from benchmarks.engine.plan import NUM_ADAPTERS, NUM_HELD, ShapePlan
 
 _NEW_PROMPT_LEN = 32
 _REPETITIONS = 3
@@ -19,7 +19,8 @@ def measure_own(
     """Return measure -> one value a turn."""
     folders = make_adapters(of_shape.shape, model, NUM_ADAPTERS + 1, seed=seed)
     steps = ours.ask("time_steps", rows=[1, 8], repetitions=of_shape.num_steps)["step_s"]
-    for index, folder in enumerate(folders[:-1]):
+    for index in range(NUM_HELD):  # more than there are folders: held once each all the same
+        folder = folders[index % NUM_ADAPTERS]
         ours.ask("load_adapter", adapter=f"{index}@1", path=str(folder))
     rng = random.Random(seed)
     found: dict[str, list[float]] = {
@@ -33,13 +34,14 @@ def measure_own(
 
 
 def _adapted_share(ours: Contender, of_shape: ShapePlan, rng: random.Random) -> float:
-    """Return throughput with an adapter a sequence ÷ throughput without any."""
+    """Return throughput with an adapter a sequence, of those held, ÷ throughput without any."""
     batch = of_shape.batches[-1]
     fields: dict[str, Any] = {
         "prompts": _prompts(rng, of_shape, batch.size, batch.prompt_len),
         "max_tokens": batch.new_tokens,
     }
-    adapters = [f"{index % NUM_ADAPTERS}@1" for index in range(batch.size)]
+    drawn = rng.sample(range(NUM_HELD), NUM_ADAPTERS)
+    adapters = [f"{drawn[index % NUM_ADAPTERS]}@1" for index in range(batch.size)]
     base_s = ours.ask("extend", **fields, adapters=[None] * batch.size)["seconds"]
     adapted_s = ours.ask("extend", **fields, adapters=adapters)["seconds"]
     return float(base_s / adapted_s)

@@ -7,6 +7,7 @@ from benchmarks.engine.contenders import OURS, PEERS_BY_NAME, PRECISIONS
 from benchmarks.models import LLAMA_15M, QWEN3_600M, SHAPES, Shape
 
 NUM_ADAPTERS = 32  # in one batch
+NUM_HELD = 100  # in memory meanwhile
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.contender import Contender, ContenderFailed, ContenderSpec
 from benchmarks.engine.contenders import OURS, PEERS_BY_NAME, our_spec, peer_spec
-from benchmarks.engine.plan import NUM_ADAPTERS, Plan, ShapePlan
+from benchmarks.engine.plan import NUM_HELD, Plan, ShapePlan
 from benchmarks.peers import PeerUnavailable
 
 
@@ -86,7 +86,7 @@ def _specs(plan: Plan, of_shape: ShapePlan, precision: str) -> list[ContenderSpe
         our_spec(
             precision,
             max_len=of_shape.max_len,
-            num_adapters=NUM_ADAPTERS + 1,
+            num_adapters=NUM_HELD + 1,
             num_threads=plan.num_threads,
         )
     ]

@@ -1,4 +1,4 @@
-"""From `quickmatch serve` to the first answer of the shipped model, as a user meets it.
+"""From `quickmatch serve` to the first answer, as a user meets it.
 
 A process in a home of its own, asked over HTTP until it answers; the clock starts with the
 process. Its first start on a machine also reads the files from disk, so it does not count.
@@ -6,6 +6,7 @@ process. Its first start on a machine also reads the files from disk, so it does
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,29 +19,57 @@ from pathlib import Path
 
 from benchmarks.contender import LOGS
 
-_MODEL = "quickmatch-base"
+_SHIPPED = "quickmatch-base"
 _TIMEOUT_S = 120.0
 _PAUSE_S = 0.01
+_COMMAND = (sys.executable, "-m", "quickmatch.cli.main")
 _REPETITIONS = 3
 
 
-def seconds_to_first_answer() -> list[float]:
-    """Start it some times. Raises RuntimeError if it does not answer."""
-    return [_first_answer_s() for _ in range(1 + _REPETITIONS)][1:]
+def seconds_to_first_answer(model: Path | None = None) -> list[float]:
+    """Start it some times, with the shipped model or a folder's.
+
+    Raises RuntimeError if it does not answer.
+    """
+    return [_first_answer_s(model) for _ in range(1 + _REPETITIONS)][1:]
 
 
-def _first_answer_s() -> float:
+def saved_in(quantization: str, model: Path) -> Path:
+    """Return the folder that `quickmatch quantize` makes of a model; made now unless it is there.
+
+    Raises CalledProcessError.
+    """
+    folder = model.parent / f"{model.name}-{quantization}"
+    if not folder.is_dir():
+        draft = folder.with_suffix(".part")  # renamed when whole: a broken run leaves no folder
+        shutil.rmtree(draft, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as home:
+            subprocess.run(
+                [*_COMMAND, "quantize", str(model), "--to", quantization, "--out", str(draft)],
+                env=_environ(Path(home)),
+                check=True,
+                stdout=sys.stderr,
+            )
+        draft.rename(folder)
+    return folder
+
+
+def _environ(home: Path) -> dict[str, str]:
+    return {**os.environ, "QUICKMATCH_HOME": str(home / "home")}
+
+
+def _first_answer_s(model: Path | None) -> float:
     LOGS.mkdir(exist_ok=True)
     port = _free_port()
-    command = [sys.executable, "-m", "quickmatch.cli.main", "serve", "--port", str(port)]
+    command = [*_COMMAND, "serve", *([] if model is None else [str(model)]), "--port", str(port)]
+    name = _SHIPPED if model is None else model.name
     with tempfile.TemporaryDirectory() as home, (LOGS / "serve.log").open("wb") as log:
-        environ = {**os.environ, "QUICKMATCH_HOME": str(Path(home) / "home")}
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, env=environ, stdout=log, stderr=log, start_new_session=True
+            command, env=_environ(Path(home)), stdout=log, stderr=log, start_new_session=True
         )
         try:
-            while not _answers(port):
+            while not _answers(port, name):
                 is_late = time.perf_counter() - started > _TIMEOUT_S
                 if is_late or process.poll() is not None:
                     raise RuntimeError("quickmatch serve gave no answer; see .logs/serve.log")
@@ -50,14 +79,10 @@ def _first_answer_s() -> float:
             _stop(process)
 
 
-def _answers(port: int) -> bool:
-    body = {
-        "model": _MODEL,
-        "messages": [{"role": "user", "content": "Hello"}],
-        "max_tokens": 1,
-    }
+def _answers(port: int, model: str) -> bool:
+    body = {"model": model, "prompt": "Hello", "max_tokens": 1}
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
+        f"http://127.0.0.1:{port}/v1/completions",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )

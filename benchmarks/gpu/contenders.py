@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.contender import ContenderSpec
 from benchmarks.engine.contenders import OURS
-from benchmarks.engine.plan import NUM_ADAPTERS, ShapePlan
+from benchmarks.engine.plan import NUM_HELD, ShapePlan
 from benchmarks.gpu.figures import PEER
 from benchmarks.gpu.plan import QUANTIZATION, GpuPlan
 
@@ -26,7 +26,7 @@ def _ours(plan: GpuPlan, of_shape: ShapePlan, precision: str) -> ContenderSpec:
         "dtype": "bfloat16",
         "quantization": QUANTIZATION[precision],
         "max_model_len": of_shape.max_len,
-        "max_adapters": NUM_ADAPTERS + 1,
+        "max_adapters": NUM_HELD + 1,
         "max_num_seqs": max(batch.size for batch in of_shape.batches),
         "max_num_batched_tokens": _STEP_TOKENS,
         "kv_memory_bytes": plan.kv_bytes,

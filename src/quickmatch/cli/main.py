@@ -88,10 +88,8 @@ def _show(error: QuickmatchError) -> None:
 
 def _wants_json(argv: list[str]) -> bool:
     pairs = itertools.pairwise(argv)
-    return (
-        "--output=json" in argv
-        or "--json" in argv
-        or any(p in (("-o", "json"), ("--output", "json")) for p in pairs)
+    return "--output=json" in argv or any(
+        pair in (("-o", "json"), ("--output", "json")) for pair in pairs
     )
 
 

@@ -1,8 +1,8 @@
-"""What fewer bits or less KV cost: a model served in two ways, side by side on the same text.
+"""What fewer bits or less KV cost: a model served in several ways, side by side on the same text.
 
-Owns the measure. Both run as they are served, one after the other so that one is in memory at a
-time: the same pass, the same kernels. Of every token but a text's first, the two say which token
-they hold likeliest and how likely the text's own is. Knows no text, only token ids.
+Owns the measure. All run as they are served, one after the other so that one is in memory at a
+time: the same pass, the same kernels. Of every token but a text's first, each says which token
+it holds likeliest and how likely the text's own is. Knows no text, only token ids.
 """
 
 import math
@@ -42,23 +42,23 @@ class Quality:
 
 def compare(
     reference: EngineConfig,
-    quantized: EngineConfig,
+    others: abc.Sequence[EngineConfig],
     sequences: abc.Sequence[abc.Sequence[int]],
     *,
     progress: Progress | None = None,
-) -> Quality:
-    """Measure two models on the same texts.
+) -> list[Quality]:
+    """Measure a model and others that stand for it on the same texts; one result each.
 
-    reference, quantized: what to load, a folder or a format to round to at loading; what they
+    reference, others: what to load, a folder or a format to round to at loading; what they
     say of memory and lengths is set here. sequences: token ids; texts longer than the model's
     context are cut, those of one token left out. Raises ConfigError where nothing is left,
     ModelLoadError as loading does.
     """
-    longest = min(_context(reference), _context(quantized))
+    longest = min(map(_context, (reference, *others)))
     texts = [list(ids[:longest]) for ids in sequences if len(ids) > 1]
     if not texts:
         raise ConfigError("there is no text of two tokens or more to measure on; give more text")
-    total = 2 * sum(len(ids) - 1 for ids in texts)
+    total = (1 + len(others)) * sum(len(ids) - 1 for ids in texts)
     done = 0
 
     def advance(num_tokens: int) -> None:
@@ -68,13 +68,17 @@ def compare(
             progress(done, total)
 
     first = _measure(reference, texts, advance)
-    second = _measure(quantized, texts, advance)
-    agreed = sum(int((a == b).sum()) for a, b in zip(first.best, second.best, strict=True))
-    num_tokens = sum(map(len, first.best))
+    return [_against(first, _measure(other, texts, advance)) for other in others]
+
+
+def _against(reference: "_Measured", other: "_Measured") -> Quality:
+    pairs = zip(reference.best, other.best, strict=True)
+    agreed = sum(int((a == b).sum()) for a, b in pairs)
+    num_tokens = sum(map(len, reference.best))
     return Quality(
         top1_agreement=agreed / num_tokens,
-        perplexity_reference=math.exp(first.loss / num_tokens),
-        perplexity_quantized=math.exp(second.loss / num_tokens),
+        perplexity_reference=math.exp(reference.loss / num_tokens),
+        perplexity_quantized=math.exp(other.loss / num_tokens),
         num_tokens=num_tokens,
     )
 

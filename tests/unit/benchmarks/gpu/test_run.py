@@ -49,5 +49,5 @@ def test_every_row_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for precision in ("bf16", "int8"):
         assert (rows[f"tiny {precision}: decode, B=4"].value or 0) > 0
     assert rows["tiny fp8"].note == "the device is cpu"
-    assert rows["tiny bf16: 32 adapters in a batch ÷ base alone, B=32"].value
+    assert rows["tiny bf16: 32 of 100 adapters in a batch ÷ base alone, B=32"].value
     assert (tmp_path / "gpu.json").is_file()

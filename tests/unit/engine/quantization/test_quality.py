@@ -24,7 +24,13 @@ def test_figures_are_those_of_transformers(folder: Path, tmp_path: Path) -> None
     models = [make_model("llama"), make_model("llama", seed=1)]
     other = save_model(models[1], tmp_path)
     steps: list[tuple[int, int]] = []
-    found = compare(config(folder), config(other), TEXTS, progress=lambda *step: steps.append(step))
+    found, itself = compare(
+        config(folder),
+        [config(other), config(folder)],
+        TEXTS,
+        progress=lambda *step: steps.append(step),
+    )
+    assert itself.top1_agreement == 1.0
     losses, best = [0.0, 0.0], [[], []]  # type: ignore[var-annotated]
     for i, model in enumerate(models):
         for ids in TEXTS:
@@ -39,15 +45,15 @@ def test_figures_are_those_of_transformers(folder: Path, tmp_path: Path) -> None
     assert found.perplexity_quantized == pytest.approx(math.exp(losses[1] / num_tokens), rel=1e-4)
     agreed = sum(a == b for a, b in zip(*best, strict=True)) / num_tokens
     assert found.top1_agreement == pytest.approx(agreed, abs=0.01)
-    assert steps[-1] == (2 * num_tokens, 2 * num_tokens)
+    assert steps[-1] == (3 * num_tokens, 3 * num_tokens)
 
 
 def test_a_model_agrees_with_itself_and_texts_are_cut_to_its_context(folder: Path) -> None:
-    found = compare(config(folder), config(folder), [TEXTS[0] * 2])  # 400 of 256 tokens
+    (found,) = compare(config(folder), [config(folder)], [TEXTS[0] * 2])  # 400 of 256 tokens
     assert found.top1_agreement == 1.0
     assert found.num_tokens == 255
 
 
 def test_no_text_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="no text of two tokens"):
-        compare(config(folder), config(folder), [[3], []])
+        compare(config(folder), [config(folder)], [[3], []])
