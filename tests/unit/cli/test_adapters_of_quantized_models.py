@@ -51,7 +51,7 @@ def test_an_adapter_goes_on_its_base_in_fewer_bits(run: Run, home: Home, tmp_pat
     text = tmp_path / "text.txt"
     text.write_text("It is a plain text of a few words. " * 8, encoding="utf-8")
     for source in (base, other):
-        made = ["--to", "int8", "--output", f"{source}-int8", "--held-out", str(text)]
+        made = ["--to", "int8", "--out", f"{source}-int8", "--held-out", str(text)]
         assert run("quantize", str(source), *made).code == 0
         for folder in (source, Path(f"{source}-int8")):
             result = run("create", "model", folder.name, "--path", str(folder))
