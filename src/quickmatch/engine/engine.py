@@ -150,7 +150,8 @@ class Engine:
         path = None if adapter is None else self._adapters.path_to_read(adapter)
         if adapter is not None and path is not None:
             read = partial(self.runner.read_adapter, path)
-            return Missing(adapter, read, partial(self._adapters.take_in, adapter, path))
+            take = partial(self._adapters.take_in, adapter, path)
+            return Missing(adapter, read, take, room=self._adapters.has_room)
         if grammar is not None and not self.runner.grammars.has(grammar):
             grammars = self.runner.grammars
             return Missing(grammar, partial(grammars.read, grammar), partial(grammars.put, grammar))

@@ -64,7 +64,9 @@ class EngineAdapters:
     def load(self, adapter: str, path: str, weights: Any = None) -> dict[str, Any]:
         """Load an adapter; sequences may take it from here on. Raises ConfigError.
 
-        weights: what the runner has read of it; None: it is read now.
+        weights: what the runner has read of it; None: it is read now. Where all that are in memory
+        have sequences it stays on the disk, like one that was used long ago.
+        Returns what is worth telling: {"is_in_memory": False}, or what the runner says.
         """
         if adapter in self._leases:
             raise ConfigError(
@@ -73,6 +75,10 @@ class EngineAdapters:
             )
         if weights is None:
             weights = self._runner.read_adapter(path)
+        if not self.has_room():
+            self._leases.opened(adapter, path)
+            self._leases.set_in_memory(adapter, is_in_memory=False)
+            return {"is_in_memory": False}
         self._make_room()
         detail = self._runner.put_adapter(adapter, weights)
         self._leases.opened(adapter, path)
@@ -101,6 +107,11 @@ class EngineAdapters:
             self._make_room()
             self._runner.put_adapter(adapter, weights)
             self._leases.set_in_memory(adapter, is_in_memory=True)
+
+    def has_room(self) -> bool:
+        """Whether one more can be in memory, in the place of one that nobody uses if need be."""
+        is_full = self._runner.num_adapters >= self._runner.max_adapters
+        return not is_full or self._leases.longest_unused() is not None
 
     def _make_room(self) -> None:
         """Give up the weights of the adapter that was used longest ago, if memory is full.

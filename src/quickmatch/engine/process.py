@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,8 @@ from quickmatch.engine.engine import Engine
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.parent import is_orphan, tie_to_parent
-from quickmatch.engine.reader import Missing, Reader
+from quickmatch.engine.reader import Reader
+from quickmatch.engine.waiting import WaitingRequests
 from quickmatch.engine.wire import (
     Cancel,
     Command,
@@ -70,13 +71,16 @@ def resident_bytes() -> int:
 class EngineLoop:
     """Commands, step, events, over and over."""
 
-    def __init__(self, engine: Engine, channel: EngineEnd, parent_pid: int) -> None:
+    def __init__(
+        self, engine: Engine, channel: EngineEnd, parent_pid: int, *, max_waiting: int
+    ) -> None:
         self._engine = engine
         self._channel = channel
         self._parent_pid = parent_pid
         self._outbox: list[Event] = []
         self._reader = Reader()
-        self._waiting: dict[Hashable, list[Generate]] = {}  # by what is being read for them
+        self._waiting = WaitingRequests(self._reader, admit=self._admit, refuse=self._refuse)
+        self._max_waiting = max_waiting
         self._is_stopping = False
         self._stats_at = 0.0  # monotonic time of the last Stats
         self._steps_at_stats = 0
@@ -85,6 +89,7 @@ class EngineLoop:
     def run(self) -> int:
         """Serve until told to stop; return the exit status."""
         while not self._is_stopping:
+            self._waiting.go_on()
             self._take_commands()
             self._reader.finish()
             if self._engine.has_work and not self._step():
@@ -106,9 +111,9 @@ class EngineLoop:
     def _obey(self, command: Command) -> None:
         match command:
             case Generate():
-                final = None if self._waits(command) else self._engine.add(command)
+                final = self._add(command)
             case Cancel(request_id=request_id):
-                final = self._forget(request_id) or self._engine.cancel(request_id)
+                final = self._cancel(request_id)
             case Shutdown():
                 self._is_stopping = True
                 return
@@ -146,40 +151,33 @@ class EngineLoop:
             case UnloadDraft(adapter=adapter):
                 return self._engine.unload_draft(adapter)
 
-    # ---- requests that need something read first
+    # ---- requests
 
-    def _waits(self, request: Generate) -> bool:
-        """Have what a request needs read, if memory does not have it; True: it waits for that."""
+    def _add(self, request: Generate) -> Tokens | None:
+        """Have the engine take a request, or keep it until what it needs has been read."""
         missing = self._engine.missing(request)
         if missing is None:
-            return False
-        if missing.name not in self._waiting:
-            self._waiting[missing.name] = []
-            self._reader.start(missing.read, partial(self._was_read, missing))
-        self._waiting[missing.name].append(request)
-        return True
-
-    def _was_read(self, missing: Missing, reading: Future[Any]) -> None:
-        """Let the requests go on that waited, or end with the reason."""
-        requests = self._waiting.pop(missing.name)
-        try:
-            missing.take(reading.result())
-        except Exception as failure:  # process boundary: a bad folder must not end the others
-            words = _reason(failure, "what a request needs")
-            code = "invalid_request" if isinstance(failure, InvalidRequest) else None
-            self._outbox += [_failed(one, words, code) for one in requests]
-            return
-        for request in requests:
-            self._obey(request)
-
-    def _forget(self, request_id: str) -> Tokens | None:
-        """Cancel a request that waits for something; None if there is none of that id."""
-        for requests in self._waiting.values():
-            for request in requests:
-                if request.request_id == request_id:
-                    requests.remove(request)
-                    return Tokens(request_id=request_id, token_ids=[], finish_reason="cancel")
+            return self._engine.add(request)
+        if len(self._waiting) >= self._max_waiting:
+            words = f"{len(self._waiting)} requests wait for adapters; try again in a moment"
+            return _failed(request, words, "queue_full")
+        self._waiting.add(request, missing)
         return None
+
+    def _admit(self, request: Generate) -> None:
+        """Take a request that waited; it may need one thing more."""
+        if (final := self._add(request)) is not None:
+            self._outbox.append(final)
+
+    def _refuse(self, request: Generate, failure: Exception) -> None:
+        code = "invalid_request" if isinstance(failure, InvalidRequest) else None
+        words = _reason(failure, "what a request needs")
+        self._outbox.append(_failed(request, words, code))
+
+    def _cancel(self, request_id: str) -> Tokens | None:
+        if self._waiting.remove(request_id):
+            return Tokens(request_id=request_id, token_ids=[], finish_reason="cancel")
+        return self._engine.cancel(request_id)
 
     def _answer(self, command: Change, act: Callable[[], dict[str, Any]]) -> None:
         """Do what a command asks, and tell how it went."""
@@ -201,7 +199,7 @@ class EngineLoop:
         except Exception:  # process boundary
             words = "the engine failed while it computed; try again"
             failed = self._engine.failures(words)
-            failed += [_failed(one, words) for held in self._waiting.values() for one in held]
+            failed += [_failed(request, words) for request in self._waiting]
             log.exception("a step failed; %d requests end with an error", len(failed))
             self._channel.send([*self._outbox, *failed])
             return False
@@ -266,7 +264,7 @@ def serve(config: EngineConfig, channel: EngineEnd, parent_pid: int) -> int:
     gc.freeze()  # all of this stays; no later collection has to walk it
     gc.enable()
     channel.send([_ready(runner, load_s=monotonic() - started)])
-    return EngineLoop(engine, channel, parent_pid).run()
+    return EngineLoop(engine, channel, parent_pid, max_waiting=config.max_queue_len).run()
 
 
 def _ready(runner: Any, *, load_s: float) -> Ready:

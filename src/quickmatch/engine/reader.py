@@ -20,6 +20,16 @@ class Missing:
     name: Hashable  # requests that need the same thing wait for one reading
     read: Callable[[], Any]  # in any thread; changes nothing
     take: Callable[[Any], None]  # what was read, between two steps
+    room: Callable[[], bool] | None = None  # whether it could be taken in now; None: always
+
+    @property
+    def needs_room(self) -> bool:
+        """Whether there may be too much of its kind."""
+        return self.room is not None
+
+    def has_room(self) -> bool:
+        """Whether it can be taken in now."""
+        return self.room is None or self.room()
 
 
 class Reader:

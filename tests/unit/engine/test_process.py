@@ -62,9 +62,11 @@ def generate(name: str, **sampling: Any) -> Generate:
     return Generate(request_id=name, prompt_token_ids=[1, 2, 3], sampling=params)
 
 
-def run(channel: ScriptedChannel, runner: FakeRunner | None = None) -> int:
+def run(
+    channel: ScriptedChannel, runner: FakeRunner | None = None, *, max_waiting: int = 512
+) -> int:
     engine = Engine(runner or FakeRunner(), EngineConfig(model="fake"))
-    return EngineLoop(engine, channel, os.getppid()).run()
+    return EngineLoop(engine, channel, os.getppid(), max_waiting=max_waiting).run()
 
 
 def ends(channel: ScriptedChannel) -> list[tuple[str, str]]:
@@ -95,7 +97,7 @@ def test_sends_stats_at_once_and_then_in_its_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(process, "monotonic", lambda: now[0])
     channel = ScriptedChannel([generate("a", max_tokens=100)])
     engine = Engine(FakeRunner(), EngineConfig(model="fake"))
-    loop = EngineLoop(engine, channel, os.getppid())
+    loop = EngineLoop(engine, channel, os.getppid(), max_waiting=512)
     receive = channel.receive
 
     def one_tenth_later(timeout_s: float) -> list[Command]:
@@ -171,7 +173,7 @@ def test_ends_when_its_parent_has_changed() -> None:
             return []
 
     engine = Engine(FakeRunner(), EngineConfig(model="fake"))
-    assert EngineLoop(engine, EndlessChannel(), parent_pid=-1).run() == 0
+    assert EngineLoop(engine, EndlessChannel(), -1, max_waiting=1).run() == 0
     assert is_orphan(-1)
     assert not is_orphan(os.getppid())
 
@@ -235,6 +237,66 @@ def test_a_request_whose_adapter_went_from_the_disk_ends_alone() -> None:
     assert sorted(ends(channel)) == [("base", "length"), ("late", "error")]
     failed = next(e for e in channel.sent if isinstance(e, Tokens) and e.finish_reason == "error")
     assert failed.error == "a does not exist; check the path"
+
+
+def with_adapter(name: str, adapter: str, **sampling: Any) -> Generate:
+    return msgspec.structs.replace(generate(name, **sampling), adapter=f"{adapter}@1")
+
+
+def test_requests_wait_where_more_adapters_are_in_use_than_memory_holds() -> None:
+    """In the order that they came in, each with its own weights; one is given up meanwhile."""
+    runner = FakeRunner(max_adapters=1, num_blocks=256)
+    names = "abcd"
+    loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in names]
+    first = with_adapter("1 a", "a", max_tokens=20)
+    later = [with_adapter(f"{i} {n}", n) for i, n in enumerate("bcdb", 2)]
+    channel = ScriptedChannel(loads, [], [], [first], later, [], [Cancel(request_id="4 d")])
+    assert run(channel, runner) == 0
+    assert ends(channel) == [
+        ("4 d", "cancel"),
+        ("1 a", "length"),
+        ("2 b", "length"),
+        ("5 b", "length"),
+        ("3 c", "length"),
+    ]
+    assert list(runner.loaded) == ["c@1"]
+    for request in (first, later[0], later[1], later[3]):
+        told = [e for e in channel.sent if isinstance(e, Tokens)]
+        ids = [i for e in told if e.request_id == request.request_id for i in e.token_ids]
+        content = (request.adapter or "").removesuffix("@1")
+        assert ids == runner.alone([1, 2, 3], request.sampling, content=content)[0]
+
+
+def test_an_adapter_is_loaded_while_all_that_memory_holds_are_in_use() -> None:
+    runner = FakeRunner(max_adapters=1, num_blocks=1024, max_model_len=4096)
+    a, b = (LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab")
+
+    def done() -> list[tuple[str, str | None]]:
+        return [(e.command_id, e.error) for e in channel.sent if isinstance(e, CommandDone)]
+
+    class PatientChannel(ScriptedChannel):
+        def receive(self, timeout_s: float) -> list[Command]:
+            is_early = len(self.turns) == 1 and len(done()) < 2
+            return [] if is_early else super().receive(timeout_s)
+
+    channel = PatientChannel([a], [], [with_adapter("1", "a", max_tokens=3000)], [b])
+    channel.turns.append([with_adapter("2", "b")])
+    assert run(channel, runner) == 0
+    assert done() == [("a", None), ("b", None)]
+    assert ends(channel) == [("1", "length"), ("2", "length")]
+    assert list(runner.loaded) == ["b@1"]
+
+
+def test_no_more_requests_wait_for_adapters_than_a_queue_holds() -> None:
+    runner = FakeRunner(max_adapters=1)
+    loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab"]
+    waiting = [with_adapter(str(i), "a", max_tokens=2) for i in range(3)]
+    channel = ScriptedChannel(loads, [], [], [with_adapter("b", "b", max_tokens=30)], waiting)
+    assert run(channel, runner, max_waiting=2) == 0
+    assert ends(channel) == [("2", "error"), ("b", "length"), ("0", "length"), ("1", "length")]
+    (refused,) = (e for e in channel.sent if isinstance(e, Tokens) and e.error)
+    assert refused.error_code == "queue_full"
+    assert "2 requests wait for adapters" in (refused.error or "")
 
 
 class SlowGrammars:
