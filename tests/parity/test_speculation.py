@@ -206,9 +206,12 @@ def test_all_drafters_under_the_controller_change_no_token(
     engine.speculator.measure_costs(max_num_seqs=8)
     for at_once in (6, 1, 3):
         assert answer(engine, requests, at_once) == plain
-    sources = speculation_of(engine).sources
-    assert sum(source.num_proposed > 0 for source in sources.values()) >= 3
-    assert speculation_of(engine).num_accepted > 200
+    stats = speculation_of(engine)
+    assert sum(source.num_proposed > 0 for source in stats.sources.values()) >= 3
+    assert stats.num_accepted > 200
+    assert sum(one.num_accepted for one in stats.adapters.values()) == stats.num_accepted
+    assert sum(one.num_verified for one in stats.adapters.values()) == stats.num_verified
+    assert set(stats.adapters) == {"", *engine.runner.adapters}
 
 
 @pytest.mark.slow

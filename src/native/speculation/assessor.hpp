@@ -52,7 +52,7 @@ class Assessor {
     Promises promises;
 
     std::size_t num_sequences() const { return states_.size(); }
-    std::size_t num_drifts() const { return verdicts_.drift.num_drifts(); }
+    const DriftWatch::Drifts& drifts() const { return verdicts_.drift.drifts(); }
 
     bool ask(std::int64_t id, std::int64_t now, std::int64_t longest_pause) {
         return state(id, now)->ask(now, longest_pause);

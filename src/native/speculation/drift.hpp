@@ -69,7 +69,10 @@ class DriftWatch {
   public:
     using Tests = std::array<DriftTest, kNumSources>;
 
-    std::size_t num_drifts() const { return num_drifts_; }  // of the traffic, ever
+    using Drifts = std::unordered_map<std::string, std::size_t>;
+
+    // Of the traffic, ever, by scope; only where there were any.
+    const Drifts& drifts() const { return drifts_; }
 
     // The tests of a scope; the oldest scopes are forgotten.
     Tests& tests(const std::string& scope) {
@@ -85,13 +88,13 @@ class DriftWatch {
     }
 
     void add_block(const std::string& scope, Source source, double acceptance) {
-        num_drifts_ += tests(scope)[source].add_block(acceptance);
+        if (tests(scope)[source].add_block(acceptance)) ++drifts_[scope];
     }
 
   private:
     static constexpr std::size_t kMaxScopes = 1024;
 
-    std::size_t num_drifts_ = 0;
+    Drifts drifts_;
     std::unordered_map<std::string, Tests> tests_;
     std::deque<std::string> order_;  // of their creation
 };

@@ -7,6 +7,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unordered_map.h>
 
 #include <optional>
 #include <stdexcept>
@@ -266,7 +267,7 @@ void quickmatch::bind_speculation(nb::module_& m) {
         .def(nb::init<std::size_t, double>(), nb::kw_only(), nb::arg("max_depth"), nb::arg("floor"))
         .def_ro("promises", &Assessor::promises)
         .def_prop_ro("num_sequences", &Assessor::num_sequences)
-        .def_prop_ro("num_drifts", &Assessor::num_drifts)
+        .def_prop_ro("drifts", &Assessor::drifts)
         .def("ask", &Assessor::ask)
         .def("gather", &gather)
         .def("outlook", &outlook)

@@ -25,12 +25,8 @@ from quickmatch.engine.protocol import Runner
 from quickmatch.engine.reader import Missing
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
-from quickmatch.engine.speculation.speculator import (
-    NO_PREDICTION,
-    Speculator,
-    scope_of,
-    traffic_of,
-)
+from quickmatch.engine.speculation.scopes import scope_of, traffic_of
+from quickmatch.engine.speculation.speculator import NO_PREDICTION, Speculator
 from quickmatch.engine.wire import Generate, SpeculationStats, Stats, Tokens
 
 
@@ -171,7 +167,10 @@ class Engine:
 
         Returns {"num_sequences": how many still hold it}. Raises ConfigError if it is unknown.
         """
-        return {"num_sequences": self._adapters.unload(adapter)}
+        num_sequences = self._adapters.unload(adapter)
+        if self.speculator is not None:
+            self.speculator.by_adapter.forget(adapter)
+        return {"num_sequences": num_sequences}
 
     # ---- drafts
 
@@ -301,6 +300,9 @@ class Engine:
             num_kept = min(1 + len(sampled.accepted), len(token_ids))
         is_decode = num_before > 0 and (span.tree is not None or span.num_tokens == 1)
         self.scheduler.advance(sequence, num_kept, is_decode=is_decode)
+        if is_decode and self.speculator is not None:
+            counts = self.speculator.by_adapter
+            counts.add(sequence.adapter, span.tree, len(sampled.accepted), len(token_ids))
         verdict = NO_PREDICTION
         if self.speculator is not None and not self._is_resting:
             verdict = self.speculator.verified(sequence, span.tree, sampled, token_ids)

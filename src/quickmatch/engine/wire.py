@@ -142,6 +142,17 @@ class DraftSourceStats(msgspec.Struct, frozen=True, kw_only=True):
     num_accepted: int = 0
 
 
+class AdapterSpeculation(msgspec.Struct, frozen=True, kw_only=True):
+    """What speculation has done for the sequences of one set of weights; see SpeculationStats."""
+
+    num_verified: int = 0
+    num_plain: int = 0
+    num_proposed: int = 0
+    num_accepted: int = 0
+    num_emitted: int = 0
+    num_drifts: int = 0
+
+
 class SpeculationStats(msgspec.Struct, frozen=True, kw_only=True):
     """What speculation has done since the start; rates are for the reader to form.
 
@@ -166,6 +177,7 @@ class SpeculationStats(msgspec.Struct, frozen=True, kw_only=True):
     num_swaps: int = 0
     last_swap_s: float = 0.0  # the pause that the last swap of a head made
     num_drifts: int = 0  # times that acceptance fell below what calibration foretold
+    adapters: dict[str, AdapterSpeculation] = {}  # by adapter version id, "": base
 
 
 class Stats(Message, frozen=True, kw_only=True):

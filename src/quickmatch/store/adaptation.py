@@ -46,7 +46,8 @@ class Window(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     since: float
-    counts: SpeculationCounts = Field(default_factory=SpeculationCounts)
+    counts: SpeculationCounts = Field(default_factory=SpeculationCounts)  # of the head's traffic
+    whole: SpeculationCounts = Field(default_factory=SpeculationCounts)  # of the deployment's
 
 
 class HeadAdaptation(BaseModel):
@@ -68,19 +69,32 @@ class HeadAdaptation(BaseModel):
     previous: str = ""  # what stood before it, "" for none
     before: SpeculationCounts = Field(default_factory=SpeculationCounts)
     swapped_at: float = 0.0
+    windows: list[Window] = Field(default_factory=list)  # the last one, and the one under way
 
 
-class Adaptation(BaseModel):
-    """The whole state of one deployment's loop."""
+class Seen(BaseModel):
+    """An engine's report as it was seen last."""
 
     model_config = ConfigDict(extra="forbid")
 
+    pid: int = 0  # the engine's; 0: none was seen
+    whole: SpeculationCounts = Field(default_factory=SpeculationCounts)
+    adapters: dict[str, SpeculationCounts] = Field(default_factory=dict)  # by version id, "": base
+    num_drifts: dict[str, int] = Field(default_factory=dict)  # the same
+
+    def num_drifts_of(self, version_id: str) -> int:
+        """Return how many there were of one adapter's traffic."""
+        return self.num_drifts.get(version_id, 0)
+
+
+class Adaptation(BaseModel):
+    """The whole state of one deployment's loop. What an older server kept besides is dropped."""
+
+    model_config = ConfigDict(extra="ignore")
+
     note: str = ""  # why nothing can happen, with the remedy
     heads: dict[str, HeadAdaptation] = Field(default_factory=dict)  # by adapter name, "": base
-    engine_pid: int = 0  # whose report `seen` is
-    seen: SpeculationCounts = Field(default_factory=SpeculationCounts)
-    num_drifts: int = 0
-    windows: list[Window] = Field(default_factory=list)  # the last one, and the one under way
+    report: Seen = Field(default_factory=Seen)
     events: list[AdaptationEvent] = Field(default_factory=list)  # newest last
     num_events: dict[str, int] = Field(default_factory=dict)  # ever; "gated": "passed", "refused"
 

@@ -88,14 +88,14 @@ class AdaptationLoop:
         for name in [n for n in look.state.heads if n not in names]:
             HeadCycle(look, self._jobs, name).stop()
             look.state.heads = {n: h for n, h in look.state.heads.items() if n != name}
-        cycles = [HeadCycle(look, self._jobs, name) for name in names]
-        num_drifts = look.observe()
-        for cycle in cycles:
-            if num_drifts:
+        cycles = {name: HeadCycle(look, self._jobs, name) for name in names}
+        drifted = look.observe(names)
+        for name, cycle in cycles.items():
+            if name in drifted:
                 cycle.drifted()
             cycle.step()
-        if num_drifts:
-            look.begin_window()  # what came before says nothing of what comes
+        for name in drifted:
+            look.begin_window(name)  # what came before says nothing of what comes
         look.state.note = _note(look)
 
     def _write(self, look: Look) -> None:

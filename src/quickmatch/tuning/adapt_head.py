@@ -25,6 +25,7 @@ MIN_CALLS = 8  # ...but no job learns from fewer
 MAX_DOUBLINGS = 6
 MIN_PAUSE_S = 10.0  # what doubles where no interval is set
 MAX_RESUMES = 3
+PATIENCE = 20  # times as many calls of the whole deployment, and a head's few are judged
 
 
 class HeadCycle:
@@ -51,10 +52,11 @@ class HeadCycle:
         look, head = self._look, self._head
         is_watched = head.phase == "watching"
         if head.drifted_at is None:
-            look.record("drift", self._name, figures=look.recent.figures())
+            look.record("drift", self._name, figures=look.recent(self._name).figures())
             head.drifted_at = look.now
             # To see whether it lasts; a swap's before and after could not be compared any more.
-            head.before = look.recent if head.phase == "collecting" else SpeculationCounts()
+            is_comparable = head.phase == "collecting"
+            head.before = look.recent(self._name) if is_comparable else SpeculationCounts()
         if is_watched:
             self._settle("kept", "the traffic changed while it was watched")
 
@@ -80,8 +82,8 @@ class HeadCycle:
         head.num_new = look.num_calls_of(self._name, since)
         if head.num_new < quorum or is_early or self._is_another_on_its_way():
             return
-        if head.drifted_at is not None and not has_fallen(head.before, look.recent):
-            figures = both(head.before, look.recent)
+        if head.drifted_at is not None and not has_fallen(head.before, look.recent(self._name)):
+            figures = both(head.before, look.recent(self._name))
             look.record("drift", self._name, text="over without a training", figures=figures)
             head.drifted_at, head.num_new = None, 0
             return
@@ -164,7 +166,7 @@ class HeadCycle:
         )
         head.phase, head.draft = "swapping", found.draft
         head.previous = look.deployment.drafts.get(self._name, "")
-        head.before = look.recent
+        head.before = look.recent(self._name)
         look.want_draft(self._name, found.draft)
 
     # ---- swapping, watching
@@ -184,16 +186,18 @@ class HeadCycle:
         figures = {name: value for name, value in timings.items() if value is not None}
         look.record("swapped", self._name, draft=head.draft, figures=figures)
         head.phase, head.swapped_at = "watching", look.now
-        look.begin_window()
+        look.begin_window(self._name)
 
     def _watch(self) -> None:
         look, head = self._look, self._head
         if self._is_changed_by_hand():
             return
-        if look.num_calls(head.swapped_at) < look.settings.adapt_watch_requests:
-            return
-        after = look.recent
-        if after.num_emitted == 0:
+        enough = look.settings.adapt_watch_requests
+        is_few = look.num_calls_of(self._name, head.swapped_at) < enough
+        if is_few and look.num_calls(head.swapped_at) < PATIENCE * enough:
+            return  # others wait until this one is judged, but not for ever
+        after = look.recent(self._name)
+        if after.num_emitted == 0 and not is_few:
             return  # the engine's next report is on its way
         verdict = judge(head.before, after)
         figures = both(head.before, after)
@@ -203,7 +207,7 @@ class HeadCycle:
             return
         look.want_draft(self._name, head.previous)
         self._give_up("rolled_back", verdict.text, figures)
-        look.begin_window()
+        look.begin_window(self._name)
 
     def _is_changed_by_hand(self) -> bool:
         is_changed = self._look.deployment.drafts.get(self._name, "") != self._head.draft

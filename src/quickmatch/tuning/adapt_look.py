@@ -3,7 +3,9 @@
 Owns the counting of recorded calls and the windows over the engine's report. Decides nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from quickmatch.core.speculation_counts import SpeculationCounts
 from quickmatch.core.speculation_settings import SpeculationSettings
@@ -12,11 +14,14 @@ from quickmatch.store.adaptation import (
     AdaptationEvent,
     EventKind,
     HeadAdaptation,
+    Seen,
     Window,
 )
 from quickmatch.store.documents import Deployment, Model, Trace
 from quickmatch.store.protocol import Filter, Store
 from quickmatch.tuning.draft_data import MIN_OUTPUT_TOKENS
+
+_ALONE = 0.9  # of the tokens: a deployment's times are then those of the traffic
 
 
 @dataclass(slots=True)
@@ -58,10 +63,11 @@ class Look:
         What the exact cache answered the model did not write again; in an answer of one token
         there is nothing to draft. The job that trains leaves out what is equal besides.
         """
-        version = self.deployment.adapters.get(name)
-        version_id = f"{name}@{version}" if name else self.model.version_id
         length = {"usage.completion_tokens": {"$gte": MIN_OUTPUT_TOKENS}}
-        return {**self._calls(), "model_version": version_id, **length}
+        return {**self._calls(), "model_version": self._version_id(name), **length}
+
+    def _version_id(self, name: str) -> str:
+        return f"{name}@{self.deployment.adapters.get(name)}" if name else self.model.version_id
 
     def num_calls_of(self, name: str, since: float) -> int:
         """Return how many of them are newer."""
@@ -79,38 +85,69 @@ class Look:
     def _calls(self) -> Filter:
         return {"deployment": self.deployment.id, "status": 200, "cache": {"$ne": "hit"}}
 
-    @property
-    def recent(self) -> SpeculationCounts:
-        """What speculation did in the last window and the one under way."""
-        total = SpeculationCounts()
-        for window in self.state.windows:
-            total = total.plus(window.counts)
-        return total
+    def recent(self, name: str) -> SpeculationCounts:
+        """What speculation did for a head's traffic, in its last window and the one under way.
 
-    def begin_window(self) -> None:
-        """Compare from here on only with what comes."""
-        self.state.windows = [Window(since=self.now)]
+        With the times, if hardly any other traffic shared the steps; else they say nothing of it.
+        """
+        own, whole = SpeculationCounts(), SpeculationCounts()
+        for window in self.state.heads[name].windows:
+            own, whole = own.plus(window.counts), whole.plus(window.whole)
+        return whole if own.num_emitted >= _ALONE * whole.num_emitted else own
 
-    def observe(self) -> int:
-        """Take over the engine's newest report; return how many drifts it saw since the last."""
-        info, state = self.deployment.engine_info, self.state
+    def begin_window(self, name: str) -> None:
+        """Compare a head from here on only with what comes."""
+        self.state.heads[name].windows = [Window(since=self.now)]
+
+    def observe(self, names: Sequence[str]) -> list[str]:
+        """Take over the engine's newest report; return the heads whose traffic has drifted since.
+
+        names: all heads of the deployment.
+        """
+        info, last = self.deployment.engine_info, self.state.report
         report = info.get("stats", {}).get("speculation")
-        if not state.windows:
-            self.begin_window()
+        for name in names:
+            if not self.head(name).windows:
+                self.begin_window(name)
         if not report:
-            return 0
-        counts, num_drifts = SpeculationCounts.of(report), int(report.get("num_drifts", 0))
-        is_first = state.engine_pid == 0  # what happened before this loop is nobody's news
-        is_same = state.engine_pid == info.get("pid", 0)
-        window = state.windows[-1]
-        if not is_first:
-            window.counts = window.counts.plus(counts.since(state.seen) if is_same else counts)
-        num_new = num_drifts - state.num_drifts if is_same else num_drifts
-        state.engine_pid, state.seen = info.get("pid", 0), counts
-        state.num_drifts = num_drifts
-        if self.num_calls(window.since) >= self.settings.adapt_watch_requests:
-            state.windows = [window, Window(since=self.now)]
-        return 0 if is_first else max(0, num_new)
+            return []
+        seen = _read(report, info.get("pid", 0))
+        since = last if seen.pid == last.pid else Seen()
+        self.state.report = seen
+        drifted = []
+        for name in names:
+            version_ids = self._drafted_for(name, names)
+            if last.pid:  # else what happened before this loop, which is nobody's news
+                self._add(name, seen, since, version_ids)
+                if any(seen.num_drifts_of(v) > since.num_drifts_of(v) for v in version_ids):
+                    drifted.append(name)
+            self._turn_window(name)
+        return drifted
+
+    def _drafted_for(self, name: str, names: Sequence[str]) -> list[str]:
+        """Return whose sequences are a head's traffic: version ids, "" for the base model.
+
+        To the base model's head belong those of adapters that have no heads of their own.
+        """
+        if name:
+            return [self._version_id(name)]
+        others = [adapter for adapter in self.deployment.adapters if adapter not in names]
+        return ["", *map(self._version_id, others)]
+
+    def _add(self, name: str, seen: Seen, since: Seen, version_ids: Sequence[str]) -> None:
+        window, none = self.state.heads[name].windows[-1], SpeculationCounts()
+        for version_id in version_ids:
+            own, before = (each.adapters.get(version_id, none) for each in (seen, since))
+            window.counts = window.counts.plus(own.since(before))
+        window.whole = window.whole.plus(seen.whole.since(since.whole))
+
+    def _turn_window(self, name: str) -> None:
+        head = self.state.heads[name]
+        window = head.windows[-1]
+        if not window.counts.num_emitted:
+            return
+        if self.num_calls_of(name, window.since) >= self.settings.adapt_watch_requests:
+            head.windows = [window, Window(since=self.now)]
 
     def head(self, name: str) -> HeadAdaptation:
         """Return where the loop stands with a head; a new one begins to collect."""
@@ -118,3 +155,13 @@ class Look:
             self.state.heads = {**self.state.heads, name: HeadAdaptation(since=self.now)}
             self.record("collecting", name)
         return self.state.heads[name]
+
+
+def _read(report: Mapping[str, Any], pid: int) -> Seen:
+    adapters = report.get("adapters") or {}
+    return Seen(
+        pid=pid,
+        whole=SpeculationCounts.of(report),
+        adapters={name: SpeculationCounts.of(one) for name, one in adapters.items()},
+        num_drifts={name: int(one.get("num_drifts", 0)) for name, one in adapters.items()},
+    )

@@ -29,7 +29,7 @@ def judge(before: SpeculationCounts, after: SpeculationCounts) -> Verdict:
     """Return whether what came after the swap is not worse."""
     length = _growth(before, after, "accepted_length")
     if length is None:
-        return Verdict(True, "too little was decoded before the swap to compare with")
+        return Verdict(True, "too little was decoded to compare")
     text = f"accepted length {after.accepted_length:.2f}, before {before.accepted_length:.2f}"
     speed = _growth(before, after, "speed_up")
     if speed is None:

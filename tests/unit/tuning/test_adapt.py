@@ -1,6 +1,7 @@
 """The adaptation loop over a real store, with jobs and an engine's report made by the test."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ class FakeJobs:
         self.store.update(Job, f"draftj-{len(self.orders)}", change)
 
 
+def _add(report: dict[str, Any], counts: dict[str, float]) -> None:
+    for name, value in counts.items():
+        report[name] = report.get(name, 0) + value
+
+
 @dataclass
 class World:
     """A deployment, its traffic, its engine and the loop, all moved by the test."""
@@ -136,21 +142,27 @@ class World:
                 **fields,
             }  # fmt: skip
             self.store.insert(Trace(**values))
-        forwards = 10 * calls
-        for name, value in {
+        forwards, version = 10 * calls, fields.get("model_version", "tiny@1")
+        counts = {
             "num_verified": forwards, "num_proposed": 4 * forwards,
             "num_accepted": accepted * forwards, "num_emitted": (accepted + 1) * forwards,
-            "busy_s": 0.1 * forwards, "plain_s": 0.1 * forwards * speed_up,
-        }.items():  # fmt: skip
-            self.report[name] = self.report.get(name, 0) + value
+        }  # fmt: skip
+        _add(self.report, counts)
+        _add(self.report, {"busy_s": 0.1 * forwards, "plain_s": 0.1 * forwards * speed_up})
+        _add(self.of("" if version == "tiny@1" else version), counts)
         self.tell()
 
-    def drift(self) -> None:
+    def of(self, version: str) -> dict[str, Any]:
+        """What the engine tells of the sequences of an adapter, "" for the base model's."""
+        return self.report.setdefault("adapters", {}).setdefault(version, {"num_drifts": 0})
+
+    def drift(self, version: str = "") -> None:
         self.report["num_drifts"] += 1
+        self.of(version)["num_drifts"] += 1
         self.tell()
 
     def tell(self, pid: int = 7) -> None:
-        self.change(engine_info={"pid": pid, "stats": {"speculation": dict(self.report)}})
+        self.change(engine_info={"pid": pid, "stats": {"speculation": deepcopy(self.report)}})
 
     def load(self, state: str = "READY", name: str = "") -> None:
         """The fleet follows what is wanted."""
@@ -532,10 +544,75 @@ def test_adapters_have_heads_of_their_own_one_training_at_a_time(world: World) -
     assert world.deployment.drafts == {"": "old@1", "red": "live-red-draft@1"}
 
 
+def with_two_adapters(world: World) -> None:
+    """Both have traffic; the first's new head goes live."""
+    world.change(adapters={"red": 2, "blue": 1})
+    world.look()
+    world.traffic(15, model_version="blue@1")
+    world.traffic(20, model_version="red@2")
+    world.look()
+    assert world.jobs.orders[-1].adapter == "red"
+    told = {**PASSED, "draft_version": "live-red-draft@1"}
+    world.jobs.end(JobState.COMPLETED, **told)
+    world.look()
+    world.load(name="red")
+    world.look()
+    assert world.head("red").phase == "watching"
+
+
+@pytest.mark.parametrize("accepted", [1, 3])
+def test_a_head_is_judged_by_the_traffic_of_its_adapter(world: World, accepted: int) -> None:
+    """Guards: a bad head that hides behind another's good one, a good one blamed for another's."""
+    with_two_adapters(world)
+    other = 4 - accepted
+    world.traffic(30, model_version="blue@1", accepted=other, speed_up=float(other))
+    world.look()
+    assert world.head("red").phase == "watching"  # nothing is known of its own calls yet
+    world.traffic(10, model_version="red@2", accepted=accepted, speed_up=2.0)
+    world.look()
+    event = next(e for e in world.deployment.adaptation.events[::-1] if e.head == "red")
+    assert event.event == ("kept" if accepted == 3 else "rolled_back")
+    assert event.text == f"accepted length {accepted + 1}.00, before 3.00"
+
+
+def test_a_head_whose_adapter_is_not_asked_for_does_not_keep_others_waiting(world: World) -> None:
+    with_two_adapters(world)
+    world.traffic(199, model_version="blue@1")
+    world.look()
+    assert world.head("red").phase == "watching"
+    world.traffic(1, model_version="blue@1")
+    world.look()
+    assert world.head("red").phase == "collecting"
+    event = next(e for e in world.deployment.adaptation.events[::-1] if e.head == "red")
+    assert (event.event, event.text) == ("kept", "too little was decoded to compare")
+
+
+def test_a_drift_of_one_adapters_traffic_is_no_news_for_the_others(world: World) -> None:
+    world.change(adapters={"red": 2, "blue": 1})
+    world.look()
+    world.traffic(15, model_version="blue@1")
+    world.traffic(15, model_version="red@2")
+    world.look()
+    world.drift("red@2")
+    world.look()
+    assert world.head("red").drifted_at is not None
+    assert world.head("blue").drifted_at is world.head().drifted_at is None
+    world.traffic(8, model_version="red@2", accepted=0)
+    world.look()
+    order = world.jobs.orders[-1]
+    assert order.adapter == "red"
+    assert world.store.count(Trace, order.trace_filter) == 8
+
+
 def test_only_the_base_models_head_on_request(world: World) -> None:
+    """It drafts for all, so all traffic is its own."""
     world.change(adapters={"red": 2}, speculation={**ADAPT, "per_adapter_heads": False})
     world.look()
     assert list(world.deployment.adaptation.heads) == [""]
+    world.traffic(10, model_version="red@2")
+    world.drift("red@2")
+    world.look()
+    assert world.head().drifted_at is not None
 
 
 def test_an_adapter_that_is_taken_off_takes_its_training_along(world: World) -> None:

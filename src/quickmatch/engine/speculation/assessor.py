@@ -41,8 +41,8 @@ class Assessor(Protocol):
         """Of which something is known."""
 
     @property
-    def num_drifts(self) -> int:
-        """Drifts of the traffic, ever."""
+    def drifts(self) -> dict[str, int]:
+        """Drifts of the traffic, ever, by scope; of those that had any."""
 
     def ask(self, sequence_id: int, now: int, longest_pause: int) -> bool:
         """Return whether cheap drafters are to draft for a sequence; see request_state.py."""

@@ -363,7 +363,7 @@ class Controller:
     def figures(self) -> Figures:
         """Return the sums since the start."""
         figures = self._accounts.figures
-        figures.num_drifts = self._assessor.num_drifts
+        figures.drifts = self._assessor.drifts
         return figures
 
     # ---- inside

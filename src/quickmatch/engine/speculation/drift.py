@@ -8,7 +8,7 @@ done about a drift:
   drift too, and doubting for its sake costs little.
 - by request, on the acceptance over blocks of a request's tokens beside the mean of the last: slow
   and sure, because heads are trained anew for it. Requests differ; only many in a row that fall
-  short are a drift of the traffic. `num_drifts` counts these.
+  short are a drift of the traffic. `drifts` counts these.
 
 The twin of src/native/speculation/drift.hpp.
 
@@ -78,7 +78,7 @@ class DriftWatch:
     """The tests of all sources and scopes."""
 
     def __init__(self) -> None:
-        self.num_drifts = 0  # of the traffic, ever
+        self.drifts: dict[str, int] = {}  # of the traffic, ever, by scope; only where there were
         self._tests: OrderedDict[str, list[DriftTest]] = OrderedDict()  # by scope; by source
 
     def test(self, scope: str, source: int) -> DriftTest:
@@ -92,4 +92,5 @@ class DriftWatch:
 
     def add_block(self, scope: str, source: int, acceptance: float) -> None:
         """Take in the acceptance of a block of a request's tokens."""
-        self.num_drifts += self.test(scope, source).add_block(acceptance)
+        if self.test(scope, source).add_block(acceptance):
+            self.drifts[scope] = self.drifts.get(scope, 0) + 1

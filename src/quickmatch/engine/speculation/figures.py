@@ -21,7 +21,7 @@ class Figures:
     busy_s: float = 0.0
     plain_s: float = 0.0
     draft_s: float = 0.0
-    num_drifts: int = 0
+    drifts: dict[str, int] = field(default_factory=dict)  # by traffic
     proposed: list[int] = field(default_factory=_zeros)  # by source
     accepted: list[int] = field(default_factory=_zeros)
     lengths: list[int] = field(default_factory=list)  # verifications, by how many were accepted

@@ -33,8 +33,8 @@ class Assessor:
         return len(self._states)
 
     @property
-    def num_drifts(self) -> int:
-        return self._verdicts.drift.num_drifts
+    def drifts(self) -> dict[str, int]:
+        return self._verdicts.drift.drifts
 
     def ask(self, sequence_id: int, now: int, longest_pause: int) -> bool:
         return self._state(sequence_id, now).ask(now, longest_pause)

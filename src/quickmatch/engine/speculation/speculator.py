@@ -11,18 +11,19 @@ run a model; then the controller merges and prunes all sequences' trees together
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Protocol
 
 from quickmatch.core.clock import Clock, monotonic
 from quickmatch.engine.batch import Sampled
 from quickmatch.engine.scheduler import Scheduler, Step
 from quickmatch.engine.sequence import Sequence
+from quickmatch.engine.speculation.by_adapter import ByAdapter
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.controller import Controller
 from quickmatch.engine.speculation.costs import CostTable, points_to_measure
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.prediction import PredictionDrafter
+from quickmatch.engine.speculation.scopes import by_adapter
 from quickmatch.engine.speculation.suffix import SuffixDrafter
 from quickmatch.engine.speculation.timing import timed_steps
 from quickmatch.engine.speculation.tree import Draft, DraftTree, Source
@@ -83,6 +84,7 @@ class Speculator:
         self._runner = runner
         self._scheduler = scheduler
         self._clock = clock
+        self.by_adapter = ByAdapter()
         self._costs = CostTable()
         self._controller = Controller(self._costs, config)
         self._suffix = SuffixDrafter(
@@ -343,7 +345,8 @@ class Speculator:
             busy_s=figures.busy_s,
             plain_s=figures.plain_s,
             draft_s=figures.draft_s,
-            num_drifts=figures.num_drifts,
+            num_drifts=sum(figures.drifts.values()),
+            adapters=self.by_adapter.stats(by_adapter(figures.drifts)),
             sources={
                 source.name.lower(): DraftSourceStats(
                     num_proposed=figures.proposed[source], num_accepted=figures.accepted[source]
@@ -354,20 +357,6 @@ class Speculator:
             index_tokens=self._suffix.num_tokens,
             index_bytes=self._suffix.num_bytes,
         )
-
-
-def traffic_of(tenant: str, adapter: str | None) -> str:
-    """Return what drifts are told apart by: whose calls they are, and which weights answer them."""
-    return f"{tenant}\0{adapter or ''}"
-
-
-def scope_of(tenant: str, adapter: str | None, isolation_key: str) -> str:
-    """Return what past outputs are kept apart by: the traffic, and the key that callers sent.
-
-    The key's digest stands for it: scopes are kept for long, and a key may be of any length.
-    """
-    key = isolation_key.encode("utf-8", "surrogatepass")
-    return f"{traffic_of(tenant, adapter)}\0{blake2b(key, digest_size=16).hexdigest()}"
 
 
 def _room(sequence: Sequence) -> int:
