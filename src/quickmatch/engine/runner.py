@@ -6,13 +6,11 @@ and logged with its reason.
 """
 
 import logging
-import os
 import time
 from pathlib import Path
 
 import torch
 
-from quickmatch.core.errors import ConfigError
 from quickmatch.core.sampling import SamplingParams
 from quickmatch.engine.adapter_bank import AdapterBank
 from quickmatch.engine.adapters import Adapter, read_adapter
@@ -25,9 +23,10 @@ from quickmatch.engine.batch import (
     rows_to_sample,
 )
 from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.device import auto_num_threads, choose_device, num_usable_cores
 from quickmatch.engine.fingerprint import fingerprint_as_base
 from quickmatch.engine.fit import check_fit, told_with_remedy, weight_bytes
-from quickmatch.engine.folder import resolve_model, weight_files
+from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.forward_pass import PassOutput, PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
 from quickmatch.engine.grammar import Grammars
@@ -52,8 +51,6 @@ from quickmatch.engine.speculation.tree import DraftTree
 from quickmatch.engine.speculation.verify import verify
 
 logger = logging.getLogger(__name__)
-
-SMALL_MODEL_BYTES = 64 << 20
 
 
 class ModelRunner:
@@ -357,44 +354,6 @@ class ModelRunner:
         return time.perf_counter() - started
 
 
-def auto_num_threads(folder: Path) -> int:
-    """Return how many threads a model's step is worth: one for a small model, else all cores.
-
-    A small model's operations take microseconds, less than waking a second thread for each; the
-    core is better left to the gateway's process. The native pass has threads of its own, and
-    decides step by step.
-    """
-    num_bytes = sum(path.stat().st_size for path in weight_files(folder))
-    num_threads = 1 if num_bytes < SMALL_MODEL_BYTES else num_usable_cores()
-    logger.info("threads: %d, for %.1f MB of weights", num_threads, num_bytes / 1e6)
-    return num_threads
-
-
 def can_run_natively(model: ModelConfig, block_size: int, device: torch.device) -> bool:
     """Return whether the native decoder could run a model in bfloat16."""
     return why_not_native(model, block_size, dtype=torch.bfloat16, device=device) is None
-
-
-def num_usable_cores() -> int:
-    """Return the cores that this process may use; fewer than the machine's under an affinity."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve "auto" (cuda where there is one, else cpu), or check the named device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device is {name!r}; use auto, cpu or cuda") from None
-    if device.index:
-        raise ConfigError(
-            f"device is {name}; use {device.type}, and choose the card by the environment: "
-            f"CUDA_VISIBLE_DEVICES={device.index}"
-        )
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device is {name} but this machine has no CUDA device; use cpu")
-    return device

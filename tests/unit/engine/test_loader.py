@@ -11,11 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from quickmatch.core.errors import ConfigError, ModelLoadError
 from quickmatch.engine.config import EngineConfig
+from quickmatch.engine.device import choose_device
 from quickmatch.engine.fingerprint import model_fingerprint
 from quickmatch.engine.loader import load_weights
 from quickmatch.engine.model_config import read_model_config
 from quickmatch.engine.precision import choose_dtype
-from quickmatch.engine.runner import ModelRunner, choose_device
+from quickmatch.engine.runner import ModelRunner
 from quickmatch.engine.weights import DecoderWeights
 
 CPU = torch.device("cpu")
