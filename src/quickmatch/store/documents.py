@@ -46,6 +46,7 @@ class Model(Document):
     model_kind: ModelKind
     version: int = 1
     path: str = ""  # folder of the current version (base: folder or hub id)
+    elsewhere: dict[int, str] = Field(default_factory=dict)  # folders of imported versions
     base_model: str = ""  # adapter, draft: name of the model that it was trained on
     adapter: str = ""  # draft: name of the adapter whose answers it foretells; "": the base's own
     quantized_from: str = ""  # base: name of the model whose adapters and drafts fit it, too
@@ -67,8 +68,10 @@ class Model(Document):
         return self.base_model in (base.id, base.quantized_from)
 
     def path_of(self, version: int) -> str:
-        """Return the folder of a version: an older one lies beside the current."""
-        return self.path if version == self.version else str(Path(self.path).parent / str(version))
+        """Return the folder of a version: one that was trained here lies beside the others."""
+        if version == self.version:
+            return self.path
+        return self.elsewhere.get(version) or str(Path(self.path).parent / str(version))
 
 
 class Dataset(Document):

@@ -146,7 +146,9 @@ class StoredDraftJobs:
         old = [
             version
             for version in range(1, draft.version - _NUM_KEPT + 1)
-            if f"{draft.id}@{version}" not in needed and Path(draft.path_of(version)).is_dir()
+            if f"{draft.id}@{version}" not in needed
+            and version not in draft.elsewhere  # what was imported is not ours to delete
+            and Path(draft.path_of(version)).is_dir()
         ]
         if not old:
             return

@@ -78,6 +78,7 @@ def _publish(
         model_kind=kind,
         version=version,
         path=str(final),
+        elsewhere=_imported(old, final),
         base_model=base.id,
         base_path=base.path,
         adapter=job.adapter,
@@ -86,6 +87,14 @@ def _publish(
         size_bytes=sum(f.stat().st_size for f in final.iterdir()),
     )
     return _register(store, job, document)
+
+
+def _imported(old: Model | None, final: Path) -> dict[int, str]:
+    """Return where versions lie that were not trained here: the first, if any."""
+    if old is None:
+        return {}
+    is_ours = Path(old.path).parent == final.parent
+    return old.elsewhere if is_ours else {**old.elsewhere, old.version: old.path}
 
 
 def _register(store: Store, job: Job, document: Model) -> Model:

@@ -66,6 +66,17 @@ def heads(store, tmp_path):
 
 
 @pytest.mark.usefixtures("base", "spawned")
+def test_an_imported_head_is_not_ours_to_delete(store, home, heads, tmp_path):
+    imported = tmp_path / "imported"
+    imported.mkdir()
+    store.update(Model, "tiny-draft", lambda m: setattr(m, "elsewhere", {1: str(imported)}))
+    orders = StoredDraftJobs(store, home)
+    orders.release(orders.begin(ORDER))
+    assert imported.is_dir()
+    assert versions_in(heads) == [1, 5, 6, 7]
+
+
+@pytest.mark.usefixtures("base", "spawned")
 def test_of_old_heads_the_newest_few_stay_and_what_is_named(store, home, heads):
     orders = StoredDraftJobs(store, home)
     job_id = orders.begin(ORDER)
