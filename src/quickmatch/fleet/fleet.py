@@ -95,6 +95,7 @@ class Fleet:
             stats = entry.backend.info.get("stats", {}) if entry.backend is not None else {}
             self.metrics.set_engine(name, stats, num_adapters=len(entry.adapters))
             self.metrics.adaptation.set(name, entry.adaptation)
+        self.metrics.keep_engines(self._entries)
 
     async def close(self) -> None:
         """Stop serving and end every engine process."""

@@ -7,7 +7,8 @@ set (models served, statuses, deployments), never text from a caller, so that no
 the number of series.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -91,11 +92,13 @@ class Metrics:
             field: ReportedCounter(f"quickmatch_{name}", help_text, registry=self.registry)
             for name, help_text, field in _ENGINE_COUNTERS
         }
+        self._reported: set[str] = set()  # deployments with series
         self.speculation = SpeculationMetrics(self.registry)
         self.adaptation = AdaptationMetrics(self.registry)
 
     def set_engine(self, deployment: str, stats: Mapping[str, Any], *, num_adapters: int) -> None:
         """Take over one engine's newest report; fields it lacks stay as they were."""
+        self._reported.add(deployment)
         self.adapters_loaded.labels(deployment).set(num_adapters)
         for field, gauge in self._gauges.items():
             if field in stats:
@@ -105,6 +108,18 @@ class Metrics:
                 counter.set(stats[field], deployment)
         if "speculation" in stats:
             self.speculation.set(deployment, stats["speculation"])
+
+    def keep_engines(self, deployments: Collection[str]) -> None:
+        """Drop the series of engines and their adaptation that are of no deployment of these."""
+        for gone in self._reported.difference(deployments):
+            for gauge in (self.adapters_loaded, *self._gauges.values()):
+                with contextlib.suppress(KeyError):  # it never had a series
+                    gauge.remove(gone)
+            for counter in self._counters.values():
+                counter.remove(gone)
+            self.speculation.set(gone, None)
+            self.adaptation.set(gone, None)
+        self._reported.intersection_update(deployments)
 
     def render(self) -> bytes:
         """Return the text that Prometheus scrapes."""

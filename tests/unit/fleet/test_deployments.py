@@ -35,6 +35,9 @@ async def test_metrics_tell_what_the_adaptation_loop_wrote(harness: Harness) -> 
     assert 'adaptation_phase{adapter="",deployment="tiny",phase="watching"} 1.0' in told()
     harness.change(speculation={"adapt": False})
     await harness.until(lambda: "quickmatch_adaptation_phase{" not in told())
+    assert 'quickmatch_adapters_loaded{deployment="tiny"}' in told()
+    harness.change(wanted=False)
+    await harness.until(lambda: 'deployment="tiny"' not in told())
 
 
 async def test_a_deployment_is_started_and_its_document_says_so(harness: Harness) -> None:

@@ -38,6 +38,22 @@ def test_engine_gauges_keep_what_a_report_lacks() -> None:
     assert 'quickmatch_adapters_loaded{deployment="d"} 1.0' in text
 
 
+def test_a_deployment_that_is_gone_takes_its_series_along() -> None:
+    metrics = Metrics()
+    for name in ("gone", "stays"):
+        report = {"num_running": 3, "num_steps": 5, "speculation": REPORT}
+        metrics.set_engine(name, report, num_adapters=2)
+        metrics.adaptation.set(name, Adaptation(heads={"": HeadAdaptation(since=0.0)}))
+    metrics.keep_engines(["stays", "new"])
+    text = metrics.render().decode()
+    assert '"gone"' not in text
+    assert text.count('"stays"') > 30
+    metrics.set_engine("gone", {"num_steps": 2}, num_adapters=0)  # it is served again
+    again = metrics.render().decode()
+    assert 'quickmatch_engine_steps_total{deployment="gone"} 2.0' in again
+    assert 'quickmatch_engine_running_requests{deployment="gone"}' not in again
+
+
 REPORT = {
     "num_verified": 30, "num_plain": 10, "num_proposed": 200, "num_accepted": 160,
     "num_emitted": 200, "busy_s": 2.0, "plain_s": 6.0, "draft_s": 0.1, "index_tokens": 7,
