@@ -1,4 +1,4 @@
-"""Whether a model fits the memory that is free, told before any of its weights is read.
+"""Whether a model, an adapter or a head fits the free memory, told before its weights are read.
 
 What is told is a least: scales, tables, adapters and what a step computes come on top. So a model
 that passes may still run out; on a card that is told with the same remedies.
@@ -57,6 +57,21 @@ def check_fit(num_bytes: int, free_bytes: int, model: str, device: torch.device)
         raise ConfigError(
             f"the weights of {model} take {num_bytes / 1e9:.2f} GB, and {where} has "
             f"{free_bytes / 1e9:.2f} GB free; {_REMEDY}"
+        )
+
+
+def check_room(folder: Path, free_bytes: int) -> None:
+    """Raise ConfigError if an adapter or a head takes more than what may still be used.
+
+    free_bytes: what is free on the machine, less what has to stay free.
+    """
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    num_bytes = sum(file.stat().st_size for file in files)
+    if num_bytes > max(0, free_bytes):
+        raise ConfigError(
+            f"{folder} takes {num_bytes / 1e6:.0f} MB, and {max(0, free_bytes) / 1e6:.0f} MB are "
+            "free beyond engine.min_free_memory_bytes; unload adapters or drafts, or lower "
+            "engine.max_adapters"
         )
 
 

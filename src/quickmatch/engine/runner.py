@@ -25,7 +25,7 @@ from quickmatch.engine.batch import (
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.device import auto_num_threads, choose_device, num_usable_cores
 from quickmatch.engine.fingerprint import fingerprint_as_base
-from quickmatch.engine.fit import check_fit, told_with_remedy, weight_bytes
+from quickmatch.engine.fit import check_fit, check_room, told_with_remedy, weight_bytes
 from quickmatch.engine.folder import resolve_model
 from quickmatch.engine.forward_pass import PassOutput, PassSize, make_pass
 from quickmatch.engine.generation import eos_token_ids
@@ -74,6 +74,7 @@ class ModelRunner:
         self.grammars = Grammars(self.folder, self.vocab_size, self.eos_token_ids)
         self._base_fingerprint = fingerprint_as_base(self.folder)
         self._max_lora_rank = config.max_lora_rank
+        self._min_free_bytes = config.min_free_memory_bytes
         with told_with_remedy(config.model):
             with torch.inference_mode():
                 self._build(config)
@@ -157,8 +158,10 @@ class ModelRunner:
     def read_adapter(self, path: str) -> Adapter:
         """Read a PEFT folder. Changes nothing, so another thread may do it between two steps.
 
-        Raises ModelLoadError on an adapter that does not fit.
+        Raises ModelLoadError on an adapter that does not fit the model, ConfigError on one that
+        does not fit the memory.
         """
+        self._check_room(path)
         with torch.inference_mode():
             return read_adapter(
                 Path(path),
@@ -276,8 +279,10 @@ class ModelRunner:
     def read_draft(self, path: str) -> Head:
         """Read a trained head. Changes nothing, so another thread may do it between two steps.
 
-        Raises ModelLoadError on a head that does not fit the model.
+        Raises ModelLoadError on a head that does not fit the model, ConfigError on one that does
+        not fit the memory.
         """
+        self._check_room(path)
         with torch.inference_mode():
             return load_head(
                 Path(path),
@@ -322,6 +327,10 @@ class ModelRunner:
     ) -> list[DraftTree]:
         """Have the model drafters go on with these sequences."""
         return self.drafters.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+
+    def _check_room(self, path: str) -> None:
+        if self.device.type == "cpu":
+            check_room(Path(path), self.free_memory_bytes() - self._min_free_bytes)
 
     def free_memory_bytes(self) -> int:
         """Return what is left of the machine's memory, or the container's."""

@@ -78,3 +78,23 @@ def test_a_card_that_runs_out_is_told_with_remedies(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(runner, "make_pass", runs_out)
     with pytest.raises(ModelLoadError, match=r"lower kv_memory_fraction .* Tried to allocate 2 Gi"):
         ModelRunner(EngineConfig(model=str(FOLDER)))
+
+
+def test_an_adapter_or_a_head_that_does_not_fit_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before it is read, and so that as much stays free as shall; one that fits is read."""
+    config = EngineConfig(
+        model=str(FOLDER), kv_memory_bytes=KV_BYTES, min_free_memory_bytes=100_000_000
+    )
+    loaded = ModelRunner(config)
+    save_file({"weight": torch.zeros(1_000_000)}, tmp_path / "adapter_model.safetensors")
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda _: 103_900_000)
+    words = r"takes 4 MB, and 4 MB are free beyond engine.min_free_memory_bytes; unload adapters"
+    for read in (loaded.read_adapter, loaded.read_draft):
+        with pytest.raises(ConfigError, match=words):
+            read(str(tmp_path))
+    monkeypatch.setattr(runner, "free_memory_bytes", lambda _: 104_100_000)
+    for read in (loaded.read_adapter, loaded.read_draft):
+        with pytest.raises(ModelLoadError, match=r"config\.json"):
+            read(str(tmp_path))
