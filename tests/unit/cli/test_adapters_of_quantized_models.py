@@ -1,16 +1,13 @@
 """An adapter that was trained on a model goes on the same model in fewer bits, and on no other."""
 
-import shutil
 from pathlib import Path
 
 import peft
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from quickmatch.core.errors import ModelLoadError
 from quickmatch.core.settings import Home
-from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.fingerprint import write_base_fingerprint
 from quickmatch.engine.runner import ModelRunner
@@ -18,32 +15,15 @@ from quickmatch.store.documents import Model
 from quickmatch.store.open import open_store
 from quickmatch.store.protocol import require
 from tests.unit.cli.conftest import Run
+from tests.unit.cli.tiny_model import make_tiny_model
 
 # peft 0.21 asks transformers for a property that transformers 5 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 
 
-def _make_model(folder: Path, seed: int) -> Path:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(model_source(SHIPPED_MODEL)) / name, folder)
-    return folder
-
-
 def test_an_adapter_goes_on_its_base_in_fewer_bits(run: Run, home: Home, tmp_path: Path) -> None:
-    base = _make_model(tmp_path / "base", seed=1)
-    other = _make_model(tmp_path / "other", seed=2)
+    base = make_tiny_model(tmp_path / "base", seed=1)
+    other = make_tiny_model(tmp_path / "other", seed=2)
     adapter = tmp_path / "red"
     model = LlamaForCausalLM.from_pretrained(base)
     peft.get_peft_model(model, peft.LoraConfig(r=2)).save_pretrained(adapter)

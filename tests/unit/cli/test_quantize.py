@@ -1,41 +1,25 @@
 """`quickmatch quantize` on a model of one tiny layer with the shipped tokenizer."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from quickmatch.cli.quantize import Format
 from quickmatch.core.settings import Home
-from quickmatch.core.shipped import SHIPPED_MODEL, model_source
 from quickmatch.engine.quantization.formats import FORMATS
 from quickmatch.engine.text.tokenizer import Tokenizer
 from quickmatch.store.documents import Trace
 from quickmatch.store.open import open_store
 from tests.unit.cli.conftest import Run
+from tests.unit.cli.tiny_model import make_tiny_model
 
 TEXT = "It is a plain text of a few words, and it goes on for a while. " * 8
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(model_source(SHIPPED_MODEL)) / name, folder)
-    return folder
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 @pytest.fixture
