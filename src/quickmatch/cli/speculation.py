@@ -15,6 +15,7 @@ from quickmatch.store.adaptation import AdaptationEvent, HeadAdaptation
 from quickmatch.store.documents import Deployment, DraftStatus
 
 SHOWN_EVENTS = 12
+SHOWN_ADAPTERS = 8
 # Fields of the document that the block tells in its own words.
 TOLD = ("speculation", "drafts", "draft_status", "adaptation")
 
@@ -30,10 +31,15 @@ def measured(deployment: Deployment) -> dict[str, Any]:
         for name, source in report.get("sources", {}).items()
         if source["num_proposed"]
     }
+    adapters = {
+        name: {**SpeculationCounts.of(one).figures(), "num_emitted": one["num_emitted"]}
+        for name, one in report.get("adapters", {}).items()
+    }
     names = ("drafts", "index_tokens", "index_bytes", "num_swaps", "last_swap_s", "num_drifts")
     return {
         **SpeculationCounts.of(report).figures(),
         "drafters": drafters,
+        "adapters": adapters,
         **{name: report[name] for name in names if name in report},
     }
 
@@ -62,10 +68,26 @@ def _rates(deployment: Deployment) -> list[str]:
     ]
     shares = [f"{name} {_percent(d['share'])}" for name, d in found["drafters"].items()]
     rows.append(f"  drafters: {', '.join(shares) or '–'} of the accepted tokens")
+    rows += _by_adapter(found["adapters"])
     if "index_tokens" in found:
         size = output.size(found.get("index_bytes", 0))
         rows.append(f"  suffix index: {found['index_tokens']:,} tokens, {size}")
     return rows
+
+
+def _by_adapter(adapters: dict[str, dict[str, float]]) -> list[str]:
+    """Tell them apart where there are several, those with the most tokens first."""
+    if len(adapters) < 2:
+        return []
+    ordered = sorted(adapters.items(), key=lambda item: -item[1]["num_emitted"])
+    rows = [
+        f"  {_whose(name)}: hit rate {_percent(one.get('hit_rate'))}, "
+        f"{output.number(one.get('accepted_length'))} tokens a forward, "
+        f"of {one['num_emitted']:,} tokens"
+        for name, one in ordered[:SHOWN_ADAPTERS]
+    ]
+    left = len(ordered) - len(rows)
+    return [*rows, f"  and {left} more adapters"] if left else rows
 
 
 def _head(draft: str, status: DraftStatus | None) -> str:

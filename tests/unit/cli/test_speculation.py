@@ -194,6 +194,28 @@ def test_a_deployment_shows_what_speculation_won_and_how_it_adapts(run: Run, sto
     assert told["adaptation"]["events"][0]["event"] == "swapped"
 
 
+def test_adapters_are_told_apart_the_busiest_first(run: Run, store: Store) -> None:
+    def one(num_emitted: int) -> dict[str, int]:
+        return {
+            "num_verified": 10, "num_proposed": 40, "num_accepted": 10, "num_emitted": num_emitted
+        }  # fmt: skip
+
+    adapters = {"": one(20), **{f"a{i}@1": one(100 + i) for i in range(9)}}
+    report = {**one(1000), "busy_s": 1.0, "plain_s": 2.0, "sources": {}, "adapters": adapters}
+
+    def change(d: Deployment) -> None:
+        d.engine_info = {"pid": 1, "stats": {"speculation": report}}
+
+    store.update(Deployment, "live", change)
+    lines = run("get", "deployment", "live").out.splitlines()
+    told = [line.strip() for line in lines if "hit rate 25.0 %" in line]
+    assert told[0] == "adapter a8@1: hit rate 25.0 %, 10.80 tokens a forward, of 108 tokens"
+    assert len(told) == 8
+    assert "  and 2 more adapters" in lines
+    found = run("get", "deployment", "live", "-o", "json").json["measured"]["adapters"]
+    assert found[""] == {"hit_rate": 0.25, "accepted_length": 2.0, "num_emitted": 20}
+
+
 def test_a_deployment_without_speculation_shows_that(run: Run, store: Store) -> None:
     shown = run("get", "deployment", "live").out
     assert "measured: nothing yet" in shown
