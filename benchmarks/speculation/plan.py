@@ -37,7 +37,7 @@ class Plan:
     quantization: str = "none"  # of our targets; peers' are in bfloat16
     few_peers: tuple[str, ...] = FEW_PEERS  # of these, those that run beyond the first section
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
-    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 32, 32: 48})
+    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 40, 32: 96})
     mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 2, 8: 4})  # a workload
     prediction_calls: int = 6
     prose_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 48})
