@@ -4,7 +4,8 @@ Owns: one entry a loaded adapter version, with the number of live sequences that
 whether its weights are in memory or only on disk. It does not load anything. An adapter that is to
 be unloaded takes no new sequence, and goes when the last one that holds it has ended; so a request
 in flight keeps the version it came with. Of those that nobody uses, the one that was used longest
-ago makes room for another.
+ago makes room for another. Where none is unused, one can be told to leave: it takes no new sequence
+either, until it has left the memory or is let stay.
 
 Invariant: every load has a number of its own, even of the same id again, so that KV computed with
 an earlier load of an id is never taken for a later one's.
@@ -21,6 +22,7 @@ class _Lease:
     num_sequences: int = 0
     is_in_memory: bool = True
     is_retiring: bool = False
+    is_leaving: bool = False  # the memory, not the list of adapters
 
 
 class AdapterLeases:
@@ -47,14 +49,34 @@ class AdapterLeases:
 
     # ---- memory
 
+    def is_in_memory(self, adapter: str) -> bool:
+        """Whether an adapter's weights are in memory, be it only until it has left."""
+        return self._leases[adapter].is_in_memory
+
     def path_to_read(self, adapter: str) -> str | None:
-        """Return the folder to read an adapter from before it is used; None: it is in memory."""
+        """Return the folder to read an adapter from before it takes a sequence; None: no need."""
         lease = self._leases[adapter]
-        return None if lease.is_in_memory else lease.path
+        return lease.path if lease.is_leaving or not lease.is_in_memory else None
 
     def set_in_memory(self, adapter: str, *, is_in_memory: bool) -> None:
         """Record that an adapter's weights were read again, or given up."""
         self._leases[adapter].is_in_memory = is_in_memory
+        self._leases[adapter].is_leaving = False
+
+    def tell_to_leave(self) -> None:
+        """Let one of those in memory take no new sequence: that with the fewest of them."""
+        staying = [
+            (lease.num_sequences, lease.last_use, name)
+            for name, lease in self._leases.items()
+            if lease.is_in_memory and not lease.is_leaving and not lease.is_retiring
+        ]
+        if staying:
+            self._leases[min(staying)[2]].is_leaving = True
+
+    def let_stay(self) -> None:
+        """Let those that were to leave take sequences again."""
+        for lease in self._leases.values():
+            lease.is_leaving = False
 
     def longest_unused(self) -> str | None:
         """Return which adapter in memory, of those without a sequence, was used longest ago."""

@@ -147,7 +147,7 @@ class Engine:
         if adapter is not None and path is not None:
             read = partial(self.runner.read_adapter, path)
             take = partial(self._adapters.take_in, adapter, path)
-            return Missing(adapter, read, take, room=self._adapters.has_room)
+            return Missing(adapter, read, take, room=self._adapters.room_for(adapter))
         if grammar is not None and not self.runner.grammars.has(grammar):
             grammars = self.runner.grammars
             return Missing(grammar, partial(grammars.read, grammar), partial(grammars.put, grammar))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from quickmatch.core.errors import ConfigError
 from quickmatch.engine.adapter_leases import AdapterLeases
+from quickmatch.engine.reader import Room
 
 
 class AdapterRunner(Protocol):
@@ -91,22 +92,34 @@ class EngineAdapters:
         """
         if not self.is_available(adapter):
             raise ConfigError(self.why_not(adapter))
-        is_in_memory = self._leases.path_to_read(adapter) is None
+        is_in_memory = self._leases.is_in_memory(adapter)
         is_free, num_sequences = self._leases.retire(adapter)
         if is_free and is_in_memory:
             self._runner.unload_adapter(adapter)
         return num_sequences
 
     def path_to_read(self, adapter: str) -> str | None:
-        """Return the folder of an adapter that only the disk has; None: no need, or unknown."""
+        """Return the folder of an adapter that is to be read first; None: no need, or unknown."""
         return self._leases.path_to_read(adapter) if self.is_available(adapter) else None
 
     def take_in(self, adapter: str, path: str, weights: Any) -> None:
         """Bring to memory what was read from a path, if it is still wanted from there."""
-        if self.path_to_read(adapter) == path:
+        if self.path_to_read(adapter) != path:
+            return
+        if not self._leases.is_in_memory(adapter):
             self._make_room()
             self._runner.put_adapter(adapter, weights)
             self._leases.set_in_memory(adapter, is_in_memory=True)
+        self._leases.let_stay()
+
+    def room_for(self, adapter: str) -> Room:
+        """Return what is to be known of the room that an adapter waits for."""
+
+        def is_free() -> bool:
+            is_gone = adapter not in self._leases
+            return is_gone or self._leases.is_in_memory(adapter) or self.has_room()
+
+        return Room(is_free, self._leases.tell_to_leave)
 
     def has_room(self) -> bool:
         """Whether one more can be in memory, in the place of one that nobody uses if need be."""

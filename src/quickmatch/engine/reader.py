@@ -14,22 +14,21 @@ Take = Callable[[Future[Any]], None]  # asks the future for what was read, or fo
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Room in memory for something, where there may be too much of its kind."""
+
+    is_free: Callable[[], bool]
+    make: Callable[[], None]  # have some come free, before long
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """What a request needs and memory does not have yet."""
 
     name: Hashable  # requests that need the same thing wait for one reading
     read: Callable[[], Any]  # in any thread; changes nothing
     take: Callable[[Any], None]  # what was read, between two steps
-    room: Callable[[], bool] | None = None  # whether it could be taken in now; None: always
-
-    @property
-    def needs_room(self) -> bool:
-        """Whether there may be too much of its kind."""
-        return self.room is not None
-
-    def has_room(self) -> bool:
-        """Whether it can be taken in now."""
-        return self.room is None or self.room()
+    room: Room | None = None  # None: there always is
 
 
 class Reader:

@@ -3,22 +3,26 @@
 Owns who waits for what, and the order in which adapters are brought to memory: as they were asked
 for, each once there is room for it. Room comes when the last sequence of another one ends, so a
 request waits where more adapters are in use at once than memory holds; it is not refused. Later
-requests for what memory has go ahead of it.
+requests for what memory has go ahead of it for a second; then room is made: one of the adapters in
+memory takes no new requests, which stand in line like the others, and goes once it is unused.
 
 Invariants: a request that waits is given back exactly once, to go on or with the reason why not. No
 more than two adapters are read that have no room yet, whatever the number of requests.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from quickmatch.engine.reader import Missing, Reader
+from quickmatch.core.clock import monotonic
+from quickmatch.engine.reader import Missing, Reader, Room
 from quickmatch.engine.wire import Generate
 
 _MAX_AHEAD = 2
+_PATIENCE_S = 1.0  # what is first in line waits so long while others go ahead
 
 
 class WaitingRequests:
@@ -33,9 +37,10 @@ class WaitingRequests:
     ) -> None:
         self._reader, self._admit, self._refuse = reader, admit, refuse
         self._by_name: dict[Hashable, list[Generate]] = {}
-        self._line: deque[Missing] = deque()  # of what needs room: not asked for yet
-        self._read: deque[tuple[Missing, Future[Any]]] = deque()  # the same: there was no room
-        self._num_ahead = 0  # the same: being read, or in `_read`
+        self._line: deque[tuple[Missing, Room]] = deque()  # not asked for yet
+        self._read: deque[tuple[Missing, Room, Future[Any]]] = deque()  # there was no room for it
+        self._num_ahead = 0  # of what needs room: being read, or in `_read`
+        self._first_since = 0.0  # when what is first in `_read` came to be it; inf: room is made
 
     def __len__(self) -> int:
         return sum(map(len, self._by_name.values()))
@@ -51,11 +56,11 @@ class WaitingRequests:
             self._by_name[missing.name].append(request)
             return
         self._by_name[missing.name] = [request]
-        if missing.needs_room:
-            self._line.append(missing)
-            self._read_ahead()
+        if missing.room is None:
+            self._reader.start(missing.read, partial(self._let_in, missing))
         else:
-            self._reader.start(missing.read, partial(self._come, missing))
+            self._line.append((missing, missing.room))
+            self._read_ahead()
 
     def remove(self, request_id: str) -> bool:
         """Forget a request; False if none of that id waits."""
@@ -68,27 +73,43 @@ class WaitingRequests:
 
     def go_on(self) -> None:
         """Let in what has found room since: to be called between two steps."""
-        while self._read and self._read[0][0].has_room():
-            self._let_in(*self._read.popleft())
+        while self._read:
+            missing, room, reading = self._read[0]
+            if self._by_name[missing.name] and not room.is_free():
+                self._make(room)
+                return
+            self._read.popleft()
+            self._first_since = monotonic()
+            self._let_in_ahead(missing, reading)
+
+    def _make(self, room: Room) -> None:
+        if monotonic() - self._first_since >= _PATIENCE_S:
+            room.make()
+            self._first_since = math.inf
 
     def _read_ahead(self) -> None:
         while self._line and self._num_ahead < _MAX_AHEAD:
-            missing = self._line.popleft()
+            missing, room = self._line.popleft()
             self._num_ahead += 1
-            self._reader.start(missing.read, partial(self._come, missing))
+            self._reader.start(missing.read, partial(self._come, missing, room))
 
-    def _come(self, missing: Missing, reading: Future[Any]) -> None:
-        if missing.needs_room and reading.exception() is None:
-            self._read.append((missing, reading))
-            self.go_on()
-        else:
-            self._let_in(missing, reading)
+    def _come(self, missing: Missing, room: Room, reading: Future[Any]) -> None:
+        """Have what was read stand in line for room, or end its requests where it could not be."""
+        if reading.exception() is not None:
+            self._let_in_ahead(missing, reading)
+            return
+        if not self._read:
+            self._first_since = monotonic()
+        self._read.append((missing, room, reading))
+        self.go_on()
+
+    def _let_in_ahead(self, missing: Missing, reading: Future[Any]) -> None:
+        self._num_ahead -= 1
+        self._read_ahead()
+        self._let_in(missing, reading)
 
     def _let_in(self, missing: Missing, reading: Future[Any]) -> None:
         """Let the requests go on that waited for it, or end with the reason."""
-        if missing.needs_room:
-            self._num_ahead -= 1
-            self._read_ahead()
         requests = self._by_name.pop(missing.name)
         if not requests:  # all were cancelled: it would take another's room for nobody
             return

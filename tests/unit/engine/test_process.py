@@ -14,7 +14,7 @@ import pytest
 from quickmatch.core.errors import InvalidRequest
 from quickmatch.core.grammar import Grammar
 from quickmatch.core.sampling import SamplingParams
-from quickmatch.engine import process
+from quickmatch.engine import process, waiting
 from quickmatch.engine.batch import StepBatch, StepResult
 from quickmatch.engine.config import EngineConfig
 from quickmatch.engine.engine import Engine
@@ -267,6 +267,42 @@ def test_requests_wait_where_more_adapters_are_in_use_than_memory_holds() -> Non
         assert ids == runner.alone([1, 2, 3], request.sampling, content=content)[0]
 
 
+def test_later_requests_do_not_keep_an_adapter_out_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each new request for `a` comes before the last has ended, so `a` is never unused."""
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.0)
+    runner = FakeRunner(max_adapters=1, num_blocks=256)
+    loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab"]
+    channel = ScriptedChannel(loads, [], [], [with_adapter("0 a", "a", max_tokens=20)])
+    channel.turns.append([with_adapter("b", "b")])
+    num_later = 60
+    for i in range(1, num_later + 1):
+        channel.turns += [[]] * 9 + [[with_adapter(f"{i} a", "a", max_tokens=20)]]
+    assert run(channel, runner) == 0
+    order = [name for name, reason in ends(channel) if reason == "length"]
+    assert len(order) == num_later + 2
+    assert order.index("b") < num_later // 2
+    for name, content in (("b", "b"), (f"{num_later} a", "a")):
+        told = [e for e in channel.sent if isinstance(e, Tokens) and e.request_id == name]
+        request = with_adapter(name, content, max_tokens=20 if content == "a" else 5)
+        ids = [i for e in told for i in e.token_ids]
+        assert ids == runner.alone([1, 2, 3], request.sampling, content=content)[0]
+
+
+def test_an_adapter_that_was_to_leave_stays_where_nobody_waits_for_its_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "_PATIENCE_S", 0.0)
+    runner = FakeRunner(max_adapters=1, num_blocks=1024, max_model_len=4096)
+    loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab"]
+    channel = ScriptedChannel(loads, [], [], [with_adapter("1", "a", max_tokens=3000)])
+    channel.turns += [[with_adapter("gone", "b")], *[[]] * 500, [Cancel(request_id="gone")]]
+    channel.turns += [[with_adapter("2", "a")]]
+    assert run(channel, runner) == 0
+    assert ends(channel) == [("gone", "cancel"), ("2", "length"), ("1", "length")]
+
+
 def test_an_adapter_is_loaded_while_all_that_memory_holds_are_in_use() -> None:
     runner = FakeRunner(max_adapters=1, num_blocks=1024, max_model_len=4096)
     a, b = (LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab")
@@ -290,8 +326,8 @@ def test_an_adapter_is_loaded_while_all_that_memory_holds_are_in_use() -> None:
 def test_no_more_requests_wait_for_adapters_than_a_queue_holds() -> None:
     runner = FakeRunner(max_adapters=1)
     loads = [LoadAdapter(command_id=n, adapter=f"{n}@1", path=n) for n in "ab"]
-    waiting = [with_adapter(str(i), "a", max_tokens=2) for i in range(3)]
-    channel = ScriptedChannel(loads, [], [], [with_adapter("b", "b", max_tokens=30)], waiting)
+    later = [with_adapter(str(i), "a", max_tokens=2) for i in range(3)]
+    channel = ScriptedChannel(loads, [], [], [with_adapter("b", "b", max_tokens=30)], later)
     assert run(channel, runner, max_waiting=2) == 0
     assert ends(channel) == [("2", "error"), ("b", "length"), ("0", "length"), ("1", "length")]
     (refused,) = (e for e in channel.sent if isinstance(e, Tokens) and e.error)
