@@ -20,7 +20,13 @@ from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.calls import Encoder
 from benchmarks.speculation.drift import measure_drift
 from benchmarks.speculation.host import measure_host_costs
-from benchmarks.speculation.plan import CREDIT_SECTIONS, ROLLBACK, Plan, parse_arguments
+from benchmarks.speculation.plan import (
+    CREDIT_SECTIONS,
+    PREDICTION,
+    ROLLBACK,
+    Plan,
+    parse_arguments,
+)
 from benchmarks.speculation.plots import write_plots
 from benchmarks.speculation.prepare import prepare
 from benchmarks.speculation.rollback import measure_rollback
@@ -28,10 +34,12 @@ from benchmarks.speculation.sections import (
     measure_credit,
     measure_exactness,
     measure_mixed,
+    measure_mixed_wide,
 )
+from benchmarks.speculation.workloads import MIXED, MIXED_WIDE, PROSE
 from examples.credit_cards.screen import Screen
 
-_NEEDS_MIXED = {"mixed", "prose", "prediction"}
+_NEEDS_MIXED = {MIXED, PROSE, PREDICTION}
 
 
 def measure(report: Report, plan: Plan, *, only_prepare: bool, is_whole: bool) -> None:
@@ -45,8 +53,10 @@ def measure(report: Report, plan: Plan, *, only_prepare: bool, is_whole: bool) -
     for section in CREDIT_SECTIONS:
         if section in plan.sections:
             measure_credit(bench, section)
-    if _NEEDS_MIXED & set(plan.sections) and "mixed" in bench.parts:
+    if _NEEDS_MIXED & set(plan.sections) and MIXED in bench.parts:
         measure_mixed(bench)
+    if MIXED_WIDE in plan.sections and MIXED_WIDE in bench.parts:
+        measure_mixed_wide(bench)
     if "exactness" in plan.sections:
         measure_exactness(bench)
     if "host" in plan.sections:

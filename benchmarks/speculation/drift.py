@@ -25,7 +25,7 @@ from benchmarks.speculation.drift_rates import Window, mean, recovered_at
 from benchmarks.speculation.live import Client
 from benchmarks.speculation.plots import write_drift_plot
 from benchmarks.speculation.targets import MIXED_ROWS
-from benchmarks.speculation.workloads import CODE_EDITS, Item, NoData, edits, from_files
+from benchmarks.speculation.workloads import CODE_EDITS, MIXED, Item, NoData, edits, from_files
 from examples.credit_cards.product import Product, StageError
 from examples.credit_cards.screen import Screen
 from quickmatch.core.errors import QuickmatchError
@@ -93,7 +93,7 @@ def measure_drift(bench: Bench) -> None:
 
 
 def _run(bench: Bench, product: Product) -> Course:
-    plan, parts = bench.plan, bench.parts["mixed"]
+    plan, parts = bench.plan, bench.parts[MIXED]
     # None that the target learnt from, and none twice: an answer given before is no news.
     first = edits(0, _MOST_CALLS, plan.seed + 50).test
     found = from_files(SECOND, _MOST_CALLS, _MOST_CALLS, plan.seed)

@@ -26,7 +26,7 @@ _TIMES_PLAIN = {
     **{(text, size): 0.98 for text in (PROSE, NOISE) for size in (1, 8)},
 }
 _TIMES_GENERIC = {(target, 1): 3.0 for target in _TARGETS}
-_TIMES_BETTER = {(ALL, 1): 1.05}
+_TIMES_BETTER = {(ALL, 1): 1.05, (ALL + "-wide", 1): 1.05}
 _HIT_RATE = {(ADAPTED, target, 1): 0.80 for target in _TARGETS}
 
 

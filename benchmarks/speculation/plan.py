@@ -10,13 +10,16 @@ from benchmarks.speculation.workloads import (
     CREDIT_DEEP,
     CREDIT_WIDE,
     FILES,
+    MIXED,
+    MIXED_WIDE,
     PROSE,
 )
 
 CREDIT_SECTIONS = (CREDIT, CREDIT_DEEP, CREDIT_WIDE)
+PREDICTION = "prediction"
 ROLLBACK = "rollback"
 SECTIONS = (
-    *(*CREDIT_SECTIONS, "mixed", PROSE, "prediction", "exactness", "host", "drift"),
+    *(*CREDIT_SECTIONS, MIXED, MIXED_WIDE, PROSE, PREDICTION, "exactness", "host", "drift"),
     ROLLBACK,
 )
 # The best of each on the small target; the others would take most of the run.

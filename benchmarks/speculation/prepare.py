@@ -5,6 +5,7 @@ on with the rest.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from benchmarks.speculation.arms import PLAIN, Parts, our_spec
 from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.generic_draft import make_generic_draft
 from benchmarks.speculation.heads import HeadFailed, make_head, metrics_of
-from benchmarks.speculation.plan import ROLLBACK
+from benchmarks.speculation.plan import PREDICTION, ROLLBACK
 from benchmarks.speculation.streams import (
     Streams,
     credit_items,
@@ -32,13 +33,16 @@ from benchmarks.speculation.workloads import (
     CREDIT,
     CREDIT_DEEP,
     CREDIT_WIDE,
+    MIXED,
+    MIXED_WIDE,
+    PROSE,
     Item,
     NoData,
     Workload,
 )
 
 _NEED_DEEP = {CREDIT_DEEP, CREDIT_WIDE, ROLLBACK}
-_NEED_MIXED = ("mixed", "prose", "prediction", "exactness", "drift")
+_NEED_MIXED = {MIXED, MIXED_WIDE, PROSE, PREDICTION, "exactness", "drift"}
 # The job's own choice is a tenth of it, for a loop that goes on.
 _HEAD_SETTINGS: dict[str, Any] = {"epochs": 8}
 _MIXED_HEAD_SETTINGS: dict[str, Any] = {"epochs": 4}  # of three times as many calls
@@ -58,11 +62,8 @@ def prepare(bench: Bench) -> None:
             head = _head(bench, target, streams.past_items, _HEAD_SETTINGS)
             bench.parts[section] = Parts(target, head, draft)
         if CREDIT_WIDE in bench.plan.sections:
-            name = target.name.replace(CREDIT_DEEP, CREDIT_WIDE)
-            wide, wide_head = widened(target, head, target.with_name(name))
-            _streams(bench, CREDIT_WIDE, wide, [workload], num_past)
-            bench.parts[CREDIT_WIDE] = Parts(wide, wide_head, draft)
-        if set(_NEED_MIXED) & set(bench.plan.sections):
+            _widen(bench, CREDIT_DEEP, CREDIT_WIDE, [workload], num_past)
+        if _NEED_MIXED & set(bench.plan.sections):
             _prepare_mixed(bench, draft)
 
 
@@ -72,11 +73,23 @@ def _prepare_mixed(bench: Bench, draft: Path | None) -> None:
         _tell_missing(bench, f"workload {name}", reason)
     target = make_target(MIXED_RECIPE, training_mixture(workloads), bench.screen)
     chosen = list(workloads.values())
-    _streams(bench, "mixed", target, chosen, bench.plan.num_past_a_workload)
+    _streams(bench, MIXED, target, chosen, bench.plan.num_past_a_workload)
     # One head for seven kinds of text: it needs more of each than the index.
     calls = [item for w in chosen for item in w.train[: bench.plan.num_head_a_workload]]
     head = _head(bench, target, calls, _MIXED_HEAD_SETTINGS)
-    bench.parts["mixed"] = Parts(target, head, draft)
+    bench.parts[MIXED] = Parts(target, head, draft)
+    if MIXED_WIDE in bench.plan.sections:
+        _widen(bench, MIXED, MIXED_WIDE, chosen, bench.plan.num_past_a_workload)
+
+
+def _widen(
+    bench: Bench, narrow: str, wide: str, workloads: Sequence[Workload], num_past: int
+) -> None:
+    parts = bench.parts[narrow]
+    folder = parts.target.with_name(parts.target.name.replace(narrow, wide))
+    target, head = widened(parts.target, parts.head, folder)
+    _streams(bench, wide, target, workloads, num_past)
+    bench.parts[wide] = replace(parts, target=target, head=head)
 
 
 def _streams(

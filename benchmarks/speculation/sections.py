@@ -5,17 +5,27 @@ Each starts the arms that it needs, warms them up with past calls, and lets them
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.speculation.arms import ADAPTED, OURS, PLAIN
 from benchmarks.speculation.bench import Bench
 from benchmarks.speculation.calls import Call
 from benchmarks.speculation.figures import equal_rows, loop_rows
-from benchmarks.speculation.plan import Plan
+from benchmarks.speculation.plan import PREDICTION, Plan
 from benchmarks.speculation.running import Arm, running, warm_up
 from benchmarks.speculation.turns import ALL, Turns, equal_share, num_tokens, rounds_of
-from benchmarks.speculation.workloads import CODE_EDITS, CREDIT, CREDIT_WIDE, NOISE, PROSE, prose
+from benchmarks.speculation.workloads import (
+    CODE_EDITS,
+    CREDIT,
+    CREDIT_WIDE,
+    MIXED,
+    MIXED_WIDE,
+    NOISE,
+    PROSE,
+    prose,
+)
 
-MIXED, PREDICTION = "mixed", "prediction"
+_WIDE = (CREDIT_WIDE, MIXED_WIDE)
 
 
 def measure_credit(bench: Bench, section: str) -> None:
@@ -51,11 +61,23 @@ def measure_mixed(bench: Bench) -> None:
         _tell(bench, arms)
         warm_up(arms.values(), streams.past)
         if MIXED in plan.sections:
-            _mixed_stream(bench, arms)
+            _mixed_stream(bench, arms, MIXED)
         if PREDICTION in plan.sections and CODE_EDITS in plan.workloads:
             _predictions(bench, arms)
         if PROSE in plan.sections:
             _prose(bench, arms)
+
+
+def measure_mixed_wide(bench: Bench) -> None:
+    """The mixed stream again, to a target that lies in no cache."""
+    names = [*bench.plan.arms, *_few(bench.plan)]
+    with (
+        bench.screen.stage(MIXED_WIDE, "the same stream, a target twice as wide"),
+        running(names, bench.parts[MIXED_WIDE], quantization=bench.plan.quantization) as arms,
+    ):
+        _tell(bench, arms)
+        warm_up(arms.values(), bench.streams[MIXED_WIDE].past)
+        _mixed_stream(bench, arms, MIXED_WIDE)
 
 
 def measure_exactness(bench: Bench) -> None:
@@ -63,7 +85,7 @@ def measure_exactness(bench: Bench) -> None:
     plan = bench.plan
     with bench.screen.stage("exactness", "greedy texts in float32, every arm of ours"):
         for target, streams in bench.streams.items():
-            if target == CREDIT_WIDE:  # in float32 the narrower one again, four times as long
+            if target in _WIDE:  # in float32 the narrower one again, four times as long
                 continue
             calls = random.Random(1).sample(streams.test.calls, plan.exact_calls)
             with running(plan.arms, bench.parts[target], dtype="float32") as arms:
@@ -73,16 +95,20 @@ def measure_exactness(bench: Bench) -> None:
         bench.write()
 
 
-def _mixed_stream(bench: Bench, arms: dict[str, Arm]) -> None:
+def _mixed_stream(bench: Bench, arms: dict[str, Arm], section: str) -> None:
     """Alone, each workload is told apart. No caller predicts anything here."""
-    plan, streams = bench.plan, bench.streams[MIXED]
+    plan, streams = bench.plan, bench.streams[section]
+    size = section.removeprefix(MIXED)  # ends the names of what is measured
     num_used = 0
     for concurrency, each in plan.mixed_calls.items():
         rounds = streams.round_robin(plan.workloads, plan.num_rounds, each, num_used)
         num_used += each
-        calls = [[call.without_prediction() for call in of_round] for of_round in rounds]
-        alone = plan.workloads if concurrency == 1 else ()
-        bench.speeds(arms, calls, ALL, concurrency, workloads=alone)
+        calls = [
+            [replace(call.without_prediction(), workload=call.workload + size) for call in of_round]
+            for of_round in rounds
+        ]
+        alone = [name + size for name in plan.workloads] if concurrency == 1 else ()
+        bench.speeds(arms, calls, ALL + size, concurrency, workloads=alone)
 
 
 def _predictions(bench: Bench, arms: dict[str, Arm]) -> None:

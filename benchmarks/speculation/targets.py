@@ -10,6 +10,7 @@ training loop, and writes merged folders that every peer can load.
                  LLaMA Pro, arXiv 2401.02415); all weights, two passes
     credit-wide  that one twice as wide, without training (widening.py): its weights lie in no cache
     mixed        the deep model, one pass over the train parts of all other workloads together
+    mixed-wide   that one twice as wide
 
 A folder is made once. Its name holds a fingerprint of recipe, rows and base weights, so that what
 changes is made anew.

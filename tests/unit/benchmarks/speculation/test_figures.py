@@ -35,6 +35,12 @@ def test_adapted_is_set_beside_the_better_part_alone() -> None:
     assert (row.bar, row.holds) == ("≥ 1.05 × peer", True)
 
 
+def test_the_stream_to_the_wide_target_has_the_same_bar() -> None:
+    found = samples(f"{ALL}-wide", plain=100.0, suffix=180.0, head=150.0, adapted=180.0)
+    (row,) = [r for r in speed_rows(found, f"{ALL}-wide", 1, {}) if r.peer == "suffix"]
+    assert (row.bar, row.holds) == ("≥ 1.05 × peer", False)
+
+
 def test_without_both_parts_there_is_no_better_one() -> None:
     assert better_part({"suffix": [1.0]}) is None
 
