@@ -41,7 +41,7 @@ class Plan:
     few_peers: tuple[str, ...] = FEW_PEERS  # of these, those that run beyond the first section
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
     credit_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 40, 32: 96})
-    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 2, 8: 4})  # a workload
+    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 4, 8: 12})  # a workload
     prediction_calls: int = 6
     prose_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 48})
     prose_repetitions: int = 7

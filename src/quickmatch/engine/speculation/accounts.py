@@ -36,6 +36,11 @@ class StepRecord:
     model_s: float = 0.0  # and as measured
     is_gathered: bool = False  # the assessor has the step's drafts, but for a model's
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the sequences that decode, what is verified of their drafts included."""
+        return self.num_decoding + self.num_verified_nodes
+
 
 class Accounts:
     """One engine's."""
@@ -79,8 +84,8 @@ class Accounts:
         told_s: float,
         num_told: int,
         is_decode_only: bool,
-    ) -> None:
-        """Take in what a step took; see Controller.stepped."""
+    ) -> int:
+        """Take in what a step took; see Controller.stepped. Return the tokens that it decoded."""
         figures, host_s = self.figures, max(0.0, draft_s - step.model_s)
         num_plain = max(0, step.num_decoding - step.num_verified)
         figures.num_plain += num_plain
@@ -96,13 +101,15 @@ class Accounts:
             if num_told:
                 self.host.told(told_s / self._costs.factor, num_told)
         else:
-            figures.num_emitted += num_plain + step.num_verified_tokens
-            own = step.num_decoding + step.num_verified_nodes
+            num_emitted = num_plain + step.num_verified_tokens
+            figures.num_emitted += num_emitted
+            own, seconds = step.num_rows, step_s - told_s
             if step.num_decoding and num_rows > own:
-                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, step_s - told_s)
+                self._costs.observe_mixed(step.num_decoding, own, num_rows - own, seconds)
         if step.num_decoding and not step.is_deciding:
             usual_s = host_s / self._costs.factor
             self.host.add(usual_s, has_drafts=step.num_asked > 0, has_plan=step.plan is not None)
+        return num_emitted
 
     def _learn_cost(
         self, step: StepRecord, num_seqs: int, num_rows: int, num_emitted: int, step_s: float

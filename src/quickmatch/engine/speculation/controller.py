@@ -76,12 +76,9 @@ class Controller:
 
     # ---- whether anybody drafts
 
-    def begin_step(self, has_prompts: Callable[[], bool] = lambda: False) -> bool:
-        """Return whether this step is plain, with no question asked: then only `rested` follows.
-
-        has_prompts: tells whether prompts run in it too.
-        """
-        return self._config.is_adaptive and self._rests.begin_step(has_prompts)
+    def begin_step(self) -> bool:
+        """Return whether this step is plain, with no question asked: then only `rested` follows."""
+        return self._config.is_adaptive and self._rests.begin_step()
 
     def arrived(self, *, is_watched: bool) -> None:
         """A new request has come. is_watched: heads are told of it, so that one can be tried."""
@@ -313,7 +310,7 @@ class Controller:
         step_s, what heads took that were told of num_told sequences.
         """
         step = self._step or self._open()
-        self._accounts.stepped(
+        num_decoded = self._accounts.stepped(
             step,
             num_seqs=num_seqs,
             num_rows=num_rows,
@@ -324,27 +321,35 @@ class Controller:
             num_told=num_told,
             is_decode_only=is_decode_only,
         )
-        if is_decode_only and self._config.is_adaptive:
-            rate, seconds = num_seqs / self._costs.plain_s(num_seqs), step_s + draft_s
-            self._rests.stepped(
-                num_seqs=num_seqs,
-                num_tokens=num_emitted,
-                num_plain_tokens=rate * seconds,
-                is_trial=self._model.is_on and self._worth.is_on_trial(num_seqs),
-            )
-            if not self._worth.may_draft(num_seqs):
-                seconds -= told_s
-            self._worth.stepped(
-                num_seqs,
-                is_on=self._model.is_on,
-                num_tokens=num_emitted,
-                num_plain_tokens=rate * seconds,
-            )
+        if self._config.is_adaptive:
+            if is_decode_only:
+                self._judge(num_seqs, num_decoded, draft_s + step_s, told_s)
+            elif step.num_decoding:  # prompts take most of it: what its own rows usually take
+                own_s = self._costs.step_s(step.num_decoding, step.num_rows)
+                self._judge(step.num_decoding, num_decoded, draft_s + told_s + own_s, told_s)
         if step.is_deciding:
             self._assessor.refresh()
         self._turns.stepped(draft_s + step_s)
         self._now += 1
         self._step = None
+
+    def _judge(self, num_seqs: int, num_tokens: int, seconds: float, told_s: float) -> None:
+        """Set what a step brought beside plain decoding. seconds: of its own, without prompts."""
+        rate = num_seqs / self._costs.plain_s(num_seqs)
+        self._rests.stepped(
+            num_seqs=num_seqs,
+            num_tokens=num_tokens,
+            num_plain_tokens=rate * seconds,
+            is_trial=self._model.is_on and self._worth.is_on_trial(num_seqs),
+        )
+        if not self._worth.may_draft(num_seqs):
+            seconds -= told_s
+        self._worth.stepped(
+            num_seqs,
+            is_on=self._model.is_on,
+            num_tokens=num_tokens,
+            num_plain_tokens=rate * seconds,
+        )
 
     def forget(self, sequence_id: int) -> None:
         """Drop what is known of a sequence that has ended."""

@@ -19,8 +19,6 @@ and then as a sample. A plain step beside drafting is not the same: caches are f
 Owns the window and the account. It does not know what is drafted or how.
 """
 
-from collections.abc import Callable
-
 _SHARE = 0.008  # of a rest's time, that looking for a gain may lose
 _MOST_SAVED = 24.0  # plain steps in the account...
 _LEAST_OWED, _MOST_OWED = 2.0, 16.0  # ...and missing from it: doubled by each wake in vain
@@ -57,11 +55,8 @@ class Rests:
         self._num_worth = 0
         self._begin_window()
 
-    def begin_step(self, has_prompts: Callable[[], bool] = lambda: False) -> bool:
-        """Return whether this step is a plain one, of a rest.
-
-        has_prompts: whether prompts run in it too; then a look would tell nothing.
-        """
+    def begin_step(self) -> bool:
+        """Return whether this step is a plain one, of a rest."""
         if not self.is_resting:
             self._num_awake += 1
             if self._num_awake <= _SAMPLE_EVERY or self.is_looking or self._awake_left:
@@ -71,7 +66,7 @@ class Rests:
         self._num_rested += 1
         if self.is_sampling:
             self.is_resting = self.is_sampling = self._num_rested <= _SAMPLE
-        elif self._is_look_due() and not has_prompts():
+        elif self._is_look_due():
             self._look()
         else:
             self._saved = min(self._saved + _SHARE, _MOST_SAVED)

@@ -118,14 +118,11 @@ class Speculator:
 
         Never while a caller waits for the count of its predicted tokens.
         """
-        if self._predictions or not self._controller.begin_step(self._has_prompts):
+        if self._predictions or not self._controller.begin_step():
             return False
         if not self._controller.is_sampling:  # of which a head hardly misses the rows
             self._unwatch()
         return True
-
-    def _has_prompts(self) -> bool:
-        return self._scheduler.num_prefill_rows > 0
 
     def _unwatch(self) -> None:
         for sequence in self._scheduler.running:

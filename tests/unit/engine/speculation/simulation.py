@@ -16,6 +16,7 @@ from quickmatch.engine.speculation.tree import DraftTree, Source
 
 StepCost = Callable[[int, int], float]  # (num_seqs, num_rows) -> seconds
 CHEAP_DRAFT_S = 20e-6
+PROMPT_ROW_S = 0.1e-3
 HOST_S = 10e-6  # of the controller and the loop around it, a sequence that is asked or drafted for
 
 
@@ -74,6 +75,8 @@ class Simulation:
         self.texts = list(texts)
         self.cost, self.pass_s = cost, pass_s
         self.prompts_s = 0.0  # that the next drafting takes in prompts, too
+        self.prompt_rows = 0  # of every step, whose time is not counted
+        self.told_s = 0.0  # that telling heads adds to a step while one is in use
         self.dice = random.Random(seed)
         self._noise, self._outliers = noise, outliers
         self.costs = CostTable()
@@ -103,8 +106,13 @@ class Simulation:
         ids = list(range(len(texts)))
         if controller.begin_step():
             seconds = self.cost(len(ids), len(ids))
-            noisy_s = self._noisy(seconds)
-            controller.rested(num_seqs=len(ids), step_s=noisy_s, plain_s=noisy_s, is_decode=True)
+            noisy_s = self._noisy(seconds + self.prompt_rows * PROMPT_ROW_S)
+            controller.rested(
+                num_seqs=len(ids),
+                step_s=noisy_s,
+                plain_s=noisy_s,
+                is_decode=not self.prompt_rows,
+            )
             tally.tokens += len(ids)
             tally.seconds += seconds
             tally.num_rows.append(len(ids))
@@ -145,13 +153,17 @@ class Simulation:
             emitted += len(token_ids)
         num_rows = len(ids) + sum(len(tree) for tree in chosen if tree is not None)
         true_s = self.cost(len(ids), num_rows)
-        busy_s += true_s + draft_s
+        told_s = self.told_s if able and controller.uses_model else 0.0
+        busy_s += true_s + draft_s + told_s
         controller.stepped(
-            num_seqs=len(ids),
-            num_rows=num_rows,
+            num_seqs=len(ids) + bool(self.prompt_rows),
+            num_rows=num_rows + self.prompt_rows,
             num_emitted=emitted,
             draft_s=draft_s,
-            step_s=self._noisy(true_s),
+            step_s=self._noisy(true_s + self.prompt_rows * PROMPT_ROW_S) + told_s,
+            told_s=told_s,
+            num_told=len(ids) if told_s else 0,
+            is_decode_only=not self.prompt_rows,
         )
         tally.tokens += emitted
         tally.seconds += busy_s

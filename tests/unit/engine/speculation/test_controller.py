@@ -138,6 +138,30 @@ def test_a_drafting_that_takes_in_prompts_tells_nothing_of_the_others() -> None:
     assert simulation.run(400).rate > 0.93 * best_rate(simulation.texts)
 
 
+def test_a_head_that_costs_more_than_it_brings_is_left_alone_beside_prompts() -> None:
+    # Guards: a comparison that is never made where every step has rows of prompts, as under load.
+    simulation = Simulation([Text(cheap=0.5, head=0.7)] * 8)
+    simulation.run(50)
+    simulation.prompt_rows, simulation.told_s = 100, 3e-3
+    simulation.controller.renew_model()
+    simulation.run(500)
+    assert simulation.controller.leaves_model_alone
+
+
+def test_a_rest_ends_beside_prompts_too() -> None:
+    # Guards: speculation that sleeps through the busiest hour, in which every step has prompts.
+    simulation = Simulation([Text(cheap=0.0)] * 8)
+    simulation.run(300)
+    assert simulation.run(100).rate > 0.99 * 8 / cpu_cost(8, 8)
+    simulation.prompt_rows = 100
+    assert simulation.run(200).rate > 0.98 * 8 / cpu_cost(8, 8)
+    simulation.texts = [Text(cheap=0.9)] * 8
+    for _ in range(8):
+        simulation.controller.arrived(is_watched=False)
+        simulation.run(50)
+    assert simulation.run(200).rate > 0.9 * best_rate(simulation.texts)
+
+
 def test_a_new_head_is_believed_at_once() -> None:
     # Guards: a swapped-in head that pays for its predecessor's failures.
     simulation = Simulation([Text(head=0.0)] * 8)
