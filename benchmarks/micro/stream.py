@@ -131,30 +131,41 @@ class KnownTexts:
     # ---- the head
 
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float,
     ) -> list[DraftTree]:
-        num_rows = len(requests) * width
-        level_ms = _LEVEL_MS + _LEVEL_SEQ_MS * (num_rows - 1)
+        most = min(depth, max_nodes)
+        made = [self._chain(request, most, least_path) for request in requests]
+        level_ms = _LEVEL_MS + _LEVEL_SEQ_MS * (len(requests) * width - 1)
         behind = sum(self._catch_up(request) for request in requests)
-        seconds = 1e-3 * (_DRAFT_MS + depth * level_ms + behind * _BEHIND_MS)
+        num_levels = max(len(tree) for tree in made)
+        seconds = 1e-3 * (_DRAFT_MS + num_levels * level_ms + behind * _BEHIND_MS)
         self.seconds["drafting"] += self._machine.spend(seconds)
-        return [self._chain(request, min(depth, max_nodes)) for request in requests]
+        return made
 
     def _catch_up(self, request: DraftRequest) -> int:
         known = self._num_drafted_behind.get(request.sequence_id, 0)
         self._num_drafted_behind[request.sequence_id] = len(request.token_ids)
         return len(request.token_ids) - known
 
-    def _chain(self, request: DraftRequest, depth: int) -> DraftTree:
+    def _chain(self, request: DraftRequest, depth: int, least_path: float) -> DraftTree:
         num_prompt, answer = self._running[request.sequence_id]
         first = len(request.token_ids) - num_prompt
         dice = random.Random(f"{request.sequence_id} {first}")
-        tree, is_right = DraftTree(), True
+        tree, is_right, path = DraftTree(), True, 1.0
         for place in range(first, first + depth):
             confidence = dice.betavariate(4 * self._head, 4 * (1 - self._head))
             is_right = is_right and dice.random() < confidence and place < len(answer)
             token_id = answer[place] if is_right else 7000 + dice.randrange(1000)
             tree.add(token_id, len(tree) - 1, min(confidence, 0.999), Source.HEAD)
+            path *= confidence
+            if path < least_path:
+                break
         return tree
 
     def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:  # noqa: ARG002

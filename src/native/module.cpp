@@ -52,7 +52,8 @@ NB_MODULE(_native, m) {
         .def("extend", &SuffixIndex::extend, nb::arg("sequence_id"), nb::arg("token_ids"))
         .def("finish", &SuffixIndex::finish, nb::arg("sequence_id"), nb::arg("remember"))
         .def("remember", &SuffixIndex::remember, nb::arg("scope"), nb::arg("token_ids"))
-        .def("draft", &SuffixIndex::draft, nb::arg("sequence_id"), nb::arg("max_nodes"))
+        .def("draft", &SuffixIndex::draft, nb::arg("sequence_id"), nb::arg("max_nodes"),
+             nb::arg("ahead"))
         .def_prop_ro("num_tokens", &SuffixIndex::num_tokens)
         .def_prop_ro("num_past_bytes", &SuffixIndex::num_past_bytes)
         .def_prop_ro("num_live_bytes", &SuffixIndex::num_live_bytes);

@@ -38,12 +38,14 @@ class Beam {
         }
     }
 
-    // End a level: keep the `width` likeliest of what was added to go on from.
-    void narrow(std::size_t width) {
+    // End a level: keep the `width` likeliest of what was added to go on from; those whose path is
+    // below least_path are not gone on from.
+    void narrow(std::size_t width, double least_path) {
         std::sort(added_.begin(), added_.end());
         nodes.clear();
         rows.clear();
         for (std::size_t i = 0; i < std::min(width, added_.size()); ++i) {
+            if (-added_[i].minus_path < least_path) break;
             nodes.push_back(added_[i].node);
             rows.push_back(added_[i].row);
         }

@@ -238,7 +238,7 @@ struct HeadHandle {
 
     // requests: three numbers each: sequence, its tokens, the last of them.
     nb::list draft(const std::vector<std::int64_t>& requests, std::size_t depth, std::size_t width,
-                   std::size_t max_nodes, double min_path) {
+                   std::size_t max_nodes, double min_path, double least_path) {
         std::vector<Request> asked;
         for (std::size_t i = 0; i + 3 <= requests.size(); i += 3) {
             asked.push_back({requests[i], requests[i + 1], std::int32_t(requests[i + 2])});
@@ -246,7 +246,7 @@ struct HeadHandle {
         std::vector<DraftedTree> trees;
         {
             nb::gil_scoped_release released;
-            trees = head.draft(asked, depth, width, max_nodes, min_path);
+            trees = head.draft(asked, depth, width, max_nodes, min_path, least_path);
         }
         nb::list out;
         for (const DraftedTree& tree : trees) {
@@ -294,7 +294,8 @@ void bind(nb::module_& m) {
         .def("forget", [](HeadHandle& h, std::int64_t id) { h.head.forget(id); },
              nb::arg("sequence_id"))
         .def("draft", &HeadHandle::draft, nb::arg("requests"), nb::kw_only(), nb::arg("depth"),
-             nb::arg("width"), nb::arg("max_nodes"), nb::arg("min_path"))
+             nb::arg("width"), nb::arg("max_nodes"), nb::arg("min_path"),
+            nb::arg("least_path"))
         .def_prop_ro("num_bytes", [](const HeadHandle& h) { return h.head.num_bytes(); });
 }
 

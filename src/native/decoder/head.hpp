@@ -19,6 +19,7 @@
 #include "beams.hpp"
 #include "head_layer.hpp"
 #include "paged_kv.hpp"
+#include "sharing.hpp"
 #include "team.hpp"
 
 namespace quickmatch::QM_ISA {
@@ -67,25 +68,31 @@ class Head {
 
     // A tree for each request, empty for one whose last row was not observed.
     std::vector<DraftedTree> draft(const std::vector<Request>& requests, std::size_t depth,
-                                   std::size_t width, std::size_t max_nodes, double min_path) {
-        team_.set_active(requests.size() * width >= kSharedRows);
+                                   std::size_t width, std::size_t max_nodes, double min_path,
+                                   double least_path) {
         std::vector<DraftedTree> out(requests.size());
         std::vector<std::size_t> ready;
         for (std::size_t i = 0; i < requests.size(); ++i) {
             if (is_ready(requests[i])) ready.push_back(i);
         }
+        if (ready.empty() || depth == 0) return out;
         width = std::min({width, shape_.draft_vocab, HeadLayer::kMaxWidth});
         depth = std::min(depth, kMaxDrafted / width);
+        const bool is_small = ready.size() * width < kSharedRows;
+        team_.set_active(!is_small || sharing_.begin(1));
+        num_levels_ = 0;
         for (std::size_t first = 0; first < ready.size(); first += kMaxTogether) {
             const std::size_t last = std::min(first + kMaxTogether, ready.size());
             draft_some(requests, {ready.begin() + first, ready.begin() + last}, depth, width,
-                       max_nodes, min_path, out);
+                       max_nodes, min_path, least_path, out);
         }
+        if (is_small) sharing_.end(1, kFirstLevel + double(num_levels_));
         return out;
     }
 
   private:
     static constexpr std::size_t kSharedRows = 8;
+    static constexpr double kFirstLevel = 1.5;  // levels that the first one's rows take more
     static constexpr std::size_t kMaxPending = 64, kMaxTogether = 64;
     static constexpr std::size_t kMaxDrafted = 256;                          // rows a sequence
     static constexpr std::size_t kScratchChunks = kMaxDrafted / kChunk + 1;  // a sequence
@@ -152,17 +159,17 @@ class Head {
 
     void draft_some(const std::vector<Request>& requests, const std::vector<std::size_t>& chosen,
                     std::size_t depth, std::size_t width, std::size_t max_nodes, double min_path,
-                    std::vector<DraftedTree>& out) {
-        if (depth == 0) return;
+                    double least_path, std::vector<DraftedTree>& out) {
         std::vector<Drafting> all(chosen.size());
         first_level(requests, chosen, width, all);
         for (std::size_t level = 0;; ++level) {
+            ++num_levels_;
             bool is_alive = false;
             for (Drafting& one : all) {
                 for (std::size_t row = 0; row < one.beam.nodes.size(); ++row) {
                     one.beam.look(row, layer_.likeliest()[one.level_rows[row]], min_path);
                 }
-                one.beam.narrow(width);
+                one.beam.narrow(width, least_path);
                 is_alive = is_alive || !one.beam.nodes.empty();
             }
             if (!is_alive || level + 1 == depth) break;
@@ -276,7 +283,9 @@ class Head {
 
     HeadShape shape_;
     Team& team_;
+    Sharing sharing_;  // of drafts of few rows
     HeadLayer layer_;
+    std::size_t num_levels_ = 0;  // of the last draft
     std::map<std::int64_t, Pending> pending_;
 
     HeadRows rows_;

@@ -1,4 +1,5 @@
-// Whether a step of one row is shared among the team's threads, or done alone: what was quicker of late.
+// Whether a step of one row, or a head's short draft, is shared among the team's threads or done
+// alone: what was quicker of late.
 //
 // One row takes as long as waking a helper, or half as long with one that is awake. And where another
 // process wants the helper's core (a server beside the engine, on two cores), the caller waits for
@@ -23,10 +24,11 @@ class Sharing {
         return is_shared_;
     }
 
-    // The step that began last is over.
-    void end(std::size_t num_rows) {
+    // The step that began last is over. num_parts: alike, by which its time is told.
+    void end(std::size_t num_rows, double num_parts = 1.0) {
         if (num_rows > 1) return;
-        const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+        const std::chrono::duration<double> taken = Clock::now() - started_;
+        const double seconds = taken.count() / num_parts;
         double& mean = is_shared_ ? shared_s_ : alone_s_;
         if (!is_trial_) {
             mean = mean == 0 ? seconds : mean + (std::min(seconds, kMostTimes * mean) - mean) * kRate;

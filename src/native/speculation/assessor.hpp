@@ -60,9 +60,11 @@ class Assessor {
 
     // ---- a step's drafts: begin; for each sequence add drafts and merge, or keep; end
 
-    void begin_gathering(std::int64_t now, int width, bool is_anew) {
+    // width, depth: of the plan that a model drafted by.
+    void begin_gathering(std::int64_t now, int width, int depth, bool is_anew) {
         now_ = now;
         width_ = width;
+        depth_ = depth;
         place_ = num_drafts_ = 0;
         if (is_anew) sequences_.clear();
     }
@@ -197,7 +199,7 @@ class Assessor {
     void note_promise(RequestState& one, const Draft& draft) {
         likely_ = draft.paths;
         for (double& path : likely_) path = path > floor_ ? path : 0.0;
-        const Promises::Gain gain = promises.add(width_, draft.tree, likely_);
+        const Promises::Gain gain = promises.add(width_, depth_, draft.tree, likely_);
         one.promised(gain.promised, gain.usual);
     }
 
@@ -241,7 +243,9 @@ class Assessor {
         const Merged& one = sequences_[sequence]->drafted;
         const std::vector<std::int32_t>& nodes = split_[sequence];
         double gain = 0.0;
-        if (one.twins.empty() && !is_model(one.tree.back().source)) {  // a model's nodes come last
+        const bool has_model = std::any_of(one.tree.begin(), one.tree.end(),
+                                           [](const Node& node) { return is_model(node.source); });
+        if (one.twins.empty() && !has_model) {
             for (const std::int32_t node : nodes) gain += probability(sequence, node);
             return gain - price * static_cast<double>(nodes.size());
         }
@@ -285,7 +289,7 @@ class Assessor {
     Verdicts verdicts_;
     std::unordered_map<std::int64_t, std::shared_ptr<RequestState>> states_;
     std::int64_t now_ = 0;
-    int width_ = 1;
+    int width_ = 1, depth_ = 0;
     std::vector<std::shared_ptr<RequestState>> sequences_;  // of the step
     std::size_t place_ = 0;                                 // of the next one that is gathered
     std::vector<Draft> drafts_;                             // its own are the first num_drafts_

@@ -193,13 +193,13 @@ nb::object as_list(const Chosen& chosen) {
 
 // renewed: ids of those whose drafts are merged anew, None for all.
 void gather(Assessor& assessor, nb::list sequence_ids, nb::list trees, std::int64_t now, int width,
-            std::optional<nb::tuple> renewed) {
+            int depth, std::optional<nb::tuple> renewed) {
     const Items ids(sequence_ids), by_sequence(trees);
     const bool is_anew = !renewed.has_value();
     if (ids.size() != by_sequence.size() || (!is_anew && ids.size() != assessor.num_gathered())) {
         throw nb::value_error("sequences and their drafts differ in number");
     }
-    assessor.begin_gathering(now, width, is_anew);
+    assessor.begin_gathering(now, width, depth, is_anew);
     for (std::size_t i = 0; i < ids.size(); ++i) {
         if (!is_anew) {
             const int is_renewed = PySequence_Contains(renewed->ptr(), ids[i]);
@@ -261,6 +261,7 @@ void quickmatch::bind_speculation(nb::module_& m) {
     using namespace quickmatch::speculation;
     nb::class_<Promises>(m, "Promises")
         .def("look", [](Promises& promises, int width) { return floats(promises.look(width)); })
+        .def_prop_ro("behind", &Promises::behind)
         .def("soften", &Promises::soften)
         .def("renew", &Promises::renew);
     nb::class_<Assessor>(m, "Assessor")

@@ -95,12 +95,18 @@ class SuffixIndex {
         past_.remember(scope_named(scope), token_ids.data(), token_ids.size());
     }
 
-    Tree draft(std::int64_t id, std::size_t max_nodes) {
+    Tree draft(std::int64_t id, std::size_t max_nodes, const std::vector<Token>& ahead) {
         const Live& drafted = live(id);
         const NgramChains& chains = drafted.text.chains();
-        const Token* end = chains.tokens() + chains.num_slots();
-        const auto length =
-            static_cast<std::uint32_t>(std::min<std::size_t>(chains.num_slots(), kMaxMatch));
+        std::size_t size = chains.num_slots();
+        const Token* end = chains.tokens() + size;
+        if (!ahead.empty()) {
+            context_.assign(end - std::min<std::size_t>(size, kMaxMatch), end);
+            context_.insert(context_.end(), ahead.begin(), ahead.end());
+            size = context_.size();
+            end = context_.data() + size;
+        }
+        const auto length = static_cast<std::uint32_t>(std::min<std::size_t>(size, kMaxMatch));
         continuations_.begin(chains.tokens(), past_.tokens());
         drafted.text.find(end, length, continuations_.occurrences(0));
         past_.find(drafted.scope.get(), end, length, continuations_.occurrences(1));
@@ -154,7 +160,8 @@ class SuffixIndex {
     static constexpr std::size_t kMinNames = 1024;
 
     PastOutputs past_;
-    Continuations continuations_;  // keeps only memory from draft to draft
+    Continuations continuations_;  // keeps only memory from draft to draft...
+    std::vector<Token> context_;   // ...as does this
     std::uint32_t max_depth_;
     double min_confidence_;
     std::uint64_t num_scopes_ = 0;

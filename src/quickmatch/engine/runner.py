@@ -323,10 +323,18 @@ class ModelRunner:
 
     @torch.inference_mode()
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float,
     ) -> list[DraftTree]:
         """Have the model drafters go on with these sequences."""
-        return self.drafters.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+        return self.drafters.draft(
+            requests, depth=depth, width=width, max_nodes=max_nodes, least_path=least_path
+        )
 
     def _check_room(self, path: str) -> None:
         if self.device.type == "cpu":

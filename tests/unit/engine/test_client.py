@@ -146,7 +146,8 @@ async def test_closing_early_cancels(client: EngineClient) -> None:
 
 async def test_a_cancelled_task_cancels(client: EngineClient) -> None:
     task = asyncio.create_task(collect(client, request("task")))
-    await asyncio.sleep(0.05)
+    while not client._streams:
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -25,6 +25,8 @@ proposed that."""
 class Promises(Protocol):
     """What model drafters' trees promise by width; see promise.py."""
 
+    @property
+    def behind(self) -> float: ...
     def renew(self) -> None: ...
     def look(self, width: int) -> list[float]: ...
     def soften(self) -> None: ...
@@ -53,12 +55,13 @@ class Assessor(Protocol):
         trees: list[list[Draft]],
         now: int,
         width: int,
+        depth: int,
         renewed: tuple[int, ...] | None,
     ) -> None:
         """Merge each sequence's trees.
 
-        width: of the plan that a model drafted by. renewed: ids of those whose trees are merged
-        anew, the others keep what was merged before in this step; None: all.
+        width, depth: of the plan that a model drafted by. renewed: ids of those whose trees are
+        merged anew, the others keep what was merged before in this step; None: all.
         """
 
     def outlook(self, costs: StepCosts) -> tuple[float, list[float], list[int], list[float]]:

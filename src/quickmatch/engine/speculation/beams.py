@@ -23,10 +23,19 @@ class Beams:
     of those is not looked at.
     """
 
-    def __init__(self, num_sequences: int, *, width: int, min_path: float, source: Source) -> None:
-        """Paths less likely than min_path are left out."""
+    def __init__(
+        self,
+        num_sequences: int,
+        *,
+        width: int,
+        min_path: float,
+        source: Source,
+        least_path: float = 0.0,
+    ) -> None:
+        """Paths less likely than min_path are left out, below least_path not gone on from."""
         self._width = width
         self._min_path = min_path
+        self._least_path = least_path
         self._source = source
         self._beams = [_Beam() for _ in range(num_sequences)]
         self._rows_each = 1
@@ -73,8 +82,9 @@ class Beams:
                 beam.paths.append(path * confidence)
                 added.append((-path * confidence, node, row))
         added.sort()
-        beam.nodes = [node for _, node, _ in added[: self._width]]
-        beam.rows = [row for _, _, row in added[: self._width]]
+        chosen = [one for one in added[: self._width] if -one[0] >= self._least_path]
+        beam.nodes = [node for _, node, _ in chosen]
+        beam.rows = [row for _, _, row in chosen]
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ A step, in this order (what is not needed is left out):
     begin_step() -> bool                                  True: a rest; then rested(…) ends it
     should_draft(id) -> bool                              each sequence that could draft cheaply
     wants_model(ids, trees, able=…, num_other_rows=…)     if a model drafter is loaded
-    model_drafted(num_seqs=…, depth=…, seconds=…)         if it was asked
+    model_drafted(num_seqs=…, depth=…, num_levels=…, seconds=…)   if it was asked
     choose(ids, trees, num_other_rows=…, max_rows=…)      or choose_none(ids) where no tree is
     verified(id, tree, accepted, token_ids, scope="")     each decoding sequence, drafted or not
     stepped(num_seqs=…, num_rows=…, num_emitted=…, draft_s=…, step_s=…, is_decode_only=…)
@@ -177,16 +177,23 @@ class Controller:
         return step.plan
 
     def model_drafted(
-        self, *, num_seqs: int, depth: int, seconds: float, num_behind: int = 1
+        self,
+        *,
+        num_seqs: int,
+        depth: int,
+        num_levels: int,
+        seconds: float,
+        num_behind: int = 1,
     ) -> None:
         """Take in what drafting by the last plan took; without a plan, a drafting to time it.
 
-        num_behind: tokens of all sequences that the model had not drafted behind before.
+        num_levels: of the deepest tree, at most depth. num_behind: tokens of all sequences that the
+        model had not drafted behind before.
         """
         step = self._open()
         plan = step.plan or ModelPlan((), depth, 1, depth)
         if num_behind <= _USUAL_BEHIND * num_seqs:
-            self._model.drafted(plan, num_seqs, seconds, self._costs.factor)
+            self._model.drafted(plan, num_seqs, num_levels, seconds, self._costs.factor)
         step.model_s += seconds
 
     # ---- what is verified
@@ -391,6 +398,6 @@ class Controller:
         """Have each sequence's drafts merged, anew only those that the step's model drafted for."""
         plan = step.plan
         renewed = plan.sequence_ids if plan is not None and step.is_gathered else None
-        width = 1 if plan is None else plan.width
-        self._assessor.gather(sequence_ids, trees, self._now, width, renewed)
+        width, depth = (1, 0) if plan is None else (plan.width, plan.depth)
+        self._assessor.gather(sequence_ids, trees, self._now, width, depth, renewed)
         step.is_gathered = True

@@ -99,9 +99,17 @@ class ModelDrafter:
 
     @torch.inference_mode()
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float = 0.0,
     ) -> list[DraftTree]:
         """Return a chain of at most `depth` tokens for each request; `width` is not used.
+
+        It ends behind a token whose path is less likely than least_path.
 
         Empty for a sequence that is longer than the draft model's context, or not caught up with.
         """
@@ -117,7 +125,11 @@ class ModelDrafter:
             shared = logits[:, : self._num_shared].float()
             confidences, token_ids = shared.softmax(-1).max(-1)
             best = zip(drafting, token_ids.tolist(), confidences.tolist(), strict=True)
-            drafting = [chain for chain, *choice in best if self._add(chain, *choice)]
+            drafting = [
+                chain
+                for chain, *choice in best
+                if self._add(chain, *choice) and chain.path >= least_path
+            ]
             if not drafting:
                 break
         for request, chain in zip(requests, chains, strict=True):

@@ -31,11 +31,12 @@ class Gatherer:
         *,
         now: int,
         width: int,
+        depth: int,
     ) -> StepDrafts:
         """Merge each sequence's trees, and note the result as what it has drafted.
 
-        kept: by sequence what was merged before in this step, if it holds. width: of the plan that
-        a model drafted by.
+        kept: by sequence what was merged before in this step, if it holds. width, depth: of the
+        plan that a model drafted by.
         """
         merged: list[Merged] = []
         for state, drafts, before in zip(states, trees, kept, strict=True):
@@ -44,11 +45,11 @@ class Gatherer:
                 continue
             state.review(now)
             some = [tree for tree in drafts if tree.token_ids]
-            state.drafted = self._merge(state, some, width) if some else None
+            state.drafted = self._merge(state, some, width, depth) if some else None
             merged.append(state.drafted or NO_DRAFT)
         return StepDrafts(states, merged, self._floor)
 
-    def _merge(self, state: RequestState, trees: list[DraftTree], width: int) -> Merged:
+    def _merge(self, state: RequestState, trees: list[DraftTree], width: int, depth: int) -> Merged:
         calibration, first = self._calibration, trees[0]
         if len(trees) == 1 and first.sources[0] not in MODEL_SOURCES:
             likely = calibration.chain_probabilities(first, state.ratios, self._floor)
@@ -61,7 +62,7 @@ class Gatherer:
             if tree.sources[0] in MODEL_SOURCES:
                 # What is too unlikely to be verified is no gain.
                 likely = [p if p > self._floor else 0.0 for p in path]
-                state.promised(*self._promises.add(width, tree, likely))
+                state.promised(*self._promises.add(width, depth, tree, likely))
         if len(trees) == 1:
             return Merged(first, paths[0], [])
         return merge(trees, paths, partial(calibration.agreement.probability, 0, 1))

@@ -175,19 +175,31 @@ class HeadDrafter:
 
     @torch.inference_mode()
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float = 0.0,
     ) -> list[DraftTree]:
         """Return a tree for each request: at most `depth` levels, grown `width` beams wide.
 
-        Of the nodes looked at the likeliest max_nodes are kept. The tree is empty for a sequence
-        whose last row was not observed.
+        Paths less likely than least_path are not gone on from. Of the nodes looked at the likeliest
+        max_nodes are kept. The tree is empty for a sequence whose last row was not observed.
         """
         ready = [index for index, request in enumerate(requests) if self._is_ready(request)]
         trees = [DraftTree() for _ in requests]
         if not ready:
             return trees
         width = min(width, len(self._target_ids))
-        beams = Beams(len(ready), width=width, min_path=self._min_path, source=Source.HEAD)
+        beams = Beams(
+            len(ready),
+            width=width,
+            min_path=self._min_path,
+            source=Source.HEAD,
+            least_path=least_path,
+        )
         m, deeper = self._first_level([requests[index] for index in ready], depth, width)
         for level in range(depth):
             if level > 0:

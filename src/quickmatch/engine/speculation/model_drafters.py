@@ -25,7 +25,13 @@ class Drafter(Protocol):
     """What a head and a draft model have in common."""
 
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float,
     ) -> list[DraftTree]: ...
 
     def forget(self, sequence_id: int) -> None: ...
@@ -110,9 +116,18 @@ class ModelDrafters:
         return self._draft_model is not None
 
     def draft(
-        self, requests: Sequence[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: Sequence[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float = 0.0,
     ) -> list[DraftTree]:
-        """Return a tree for each request, empty where nobody drafts."""
+        """Return a tree for each request, empty where nobody drafts.
+
+        least_path: paths less likely than this are not gone on from.
+        """
         trees = [DraftTree() for _ in requests]
         by_drafter: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
@@ -122,7 +137,9 @@ class ModelDrafters:
             if drafter is None:
                 continue
             chosen = [requests[i] for i in indices]
-            made = drafter.draft(chosen, depth=depth, width=width, max_nodes=max_nodes)
+            made = drafter.draft(
+                chosen, depth=depth, width=width, max_nodes=max_nodes, least_path=least_path
+            )
             for index, tree in zip(indices, made, strict=True):
                 trees[index] = tree
         return trees

@@ -60,9 +60,14 @@ class ModelPlanner:
         )
         if found is None:
             return None
-        chosen, depth, width = found
-        max_nodes = min(width * depth, self._max_nodes)
-        return ModelPlan(tuple(sequence_ids[i] for i in chosen), depth, width, max_nodes)
+        chosen, depth, width, least_path = found
+        return ModelPlan(
+            tuple(sequence_ids[i] for i in chosen),
+            depth,
+            width,
+            min(width * depth, self._max_nodes),
+            least_path=least_path,
+        )
 
     def trial(self, able: list[int], now: int) -> ModelPlan | None:
         """Have the model draft a token, only to be judged, if the allowance covers it."""

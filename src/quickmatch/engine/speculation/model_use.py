@@ -3,6 +3,9 @@
 Owns what drafting takes, and whether it is in use. What its trees promise by width and depth is
 told by promise.py. It does not know sequences: the controller passes what each may gain.
 
+A drafter goes on along a path for as long as the next token is expected to bring more than its
+level takes: so a plan's depth is a bound, and what it takes is the mean of what it took.
+
 Guards: it is asked only where the predicted tokens a second are 3 % better, goes out of use when
 they were no better in 32 steps, and stays in or out for 16 steps. While in use each step still
 asks only for the sequences, and to the depth, that pay.
@@ -27,6 +30,8 @@ _DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _SHARES = (0.5, 0.25, 0.0)  # of those who gain: the most, or one
 _PASS_SHARE = 0.08  # of a plain step: a level of the drafter's, before any is timed
 _FIXED_LEVELS = 1.5  # what is done once takes as long as so many, where one depth alone was timed
+_SEARCH_EVERY = 4  # decisions while in use, at which other ways than the last are looked at
+_MOST_LEAST_PATH = 0.5  # likelier paths are gone on from, whatever a level takes
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -39,6 +44,7 @@ class ModelPlan:
     width: int  # candidates a level
     max_nodes: int  # a sequence
     is_trial: bool = False
+    least_path: float = 0.0  # of a path that the model goes on from
 
 
 @dataclass(slots=True)
@@ -61,6 +67,7 @@ class ModelUse:
         self.beside_s = 0.0  # of a step in which it drafts: the host's time, heads that are told
         self._drafting: dict[int, dict[int, Estimate]] = {}  # seconds, by batch and depth
         self._known_s: dict[tuple[int, int], float] = {}  # by rows and depth, until the next
+        self._levels: dict[int, Estimate] = {}  # seconds of a level, by batch
         self.renew()
 
     def renew(self) -> None:
@@ -74,17 +81,22 @@ class ModelUse:
         self._changed: int | None = None
         self._worth = 0
         self._next_look = 0
+        self._num_decisions = self._num_searches = 0
 
     # ---- what was seen
 
-    def drafted(self, plan: ModelPlan, num_seqs: int, seconds: float, factor: float) -> None:
+    def drafted(
+        self, plan: ModelPlan, num_seqs: int, num_levels: int, seconds: float, factor: float
+    ) -> None:
         """Take in what a drafting took. To be told only of one that had little to catch up with:
         one that took in a prompt, too, would stand for ever, since by it no other pays.
 
-        factor: how many times slower the machine is than usual (CostTable.factor).
+        num_levels: of the deepest tree. factor: how many times slower the machine is than usual
+        (CostTable.factor).
         """
-        depths = self._drafting.setdefault(_batch(num_seqs * plan.width), {})
-        depths.setdefault(plan.depth, Estimate()).add(seconds / factor)
+        batch, seconds = _batch(num_seqs * plan.width), seconds / factor
+        self._drafting.setdefault(batch, {}).setdefault(plan.depth, Estimate()).add(seconds)
+        self._levels.setdefault(batch, Estimate()).add(seconds / (_FIXED_LEVELS + num_levels))
         self._known_s.clear()
 
     def soften(self) -> None:
@@ -141,14 +153,15 @@ class ModelUse:
         *,
         now: int,
         is_searching: bool = True,
-    ) -> tuple[list[int], int, int] | None:
-        """Return (indices of sequences, depth, width), or None where it does not pay.
+    ) -> tuple[list[int], int, int, float] | None:
+        """Return (indices of sequences, depth, width, least path), or None where it does not pay.
 
         able: the indices of sequences it can draft for, and what it promises each, beside the
         usual. is_searching: look at other ways than the last, too.
         """
-        if is_searching:
-            rate, chosen, depth, width = self._best(costs, outlook, able, now)
+        self._num_decisions += is_searching
+        if is_searching and (not self.is_on or self._num_decisions % _SEARCH_EVERY == 0):
+            rate, chosen, depth, width = self._best(costs, outlook, able)
         else:
             rate, chosen, depth, width = self._last_way(costs, outlook, able)
         advantage = rate / outlook.tokens_per_s
@@ -164,27 +177,35 @@ class ModelUse:
         if not self.is_on or advantage <= MARGIN:
             return None
         self._width = width
-        return chosen, depth, width
+        return chosen, depth, width, self._least_path(costs, len(chosen) * width, rate)
+
+    def _least_path(self, costs: CostTable, num_rows: int, tokens_per_s: float) -> float:
+        """Return how likely a path is to be for its next level to be worth the time."""
+        level = self._levels.get(_batch(num_rows))
+        if level is None:
+            return 0.0
+        return min(level.value * costs.factor / num_rows * tokens_per_s, _MOST_LEAST_PATH)
 
     def _has_dwelt(self, now: int) -> bool:
         return self._changed is None or now - self._changed >= DWELL_STEPS
 
     def _best(
-        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]], now: int
+        self, costs: CostTable, outlook: Outlook, able: Sequence[tuple[int, float]]
     ) -> tuple[float, list[int], int, int]:
         """Return the best of the last way's neighbours and, in turn, of all others.
 
         A few ways a step suffice: what is best changes slowly, and each has its turn.
         """
         depths, place, width = self._depths, self._place, self._width
-        other = WIDTHS[now % len(WIDTHS)]
+        turn, self._num_searches = self._num_searches, self._num_searches + 1
+        other = WIDTHS[turn % len(WIDTHS)]
         for w in {width, other}:
             self._totals[w] = self._promises.look(w)
-        places = {place, max(place - 1, 0), min(place + 1, len(depths) - 1), now % len(depths)}
+        places = {place, max(place - 1, 0), min(place + 1, len(depths) - 1), turn % len(depths)}
         ways = [(depths[i], width, 1.0) for i in places]
         ways.append((depths[place], other, 1.0))
         if len(able) > 1:
-            ways.append((depths[place], width, _SHARES[now % len(_SHARES)]))
+            ways.append((depths[place], width, _SHARES[turn % len(_SHARES)]))
         rated = []
         for depth, width, share in ways:
             taken = self._taken(outlook, able, depth, width, share)
@@ -236,7 +257,8 @@ class ModelUse:
     ) -> list[tuple[float, int]]:
         """Return the (tokens more than without, index) of that share of those who gain most."""
         usual, others = self._totals[width][depth - 1], outlook.gains
-        gains = [(ratio * usual - others[i], i) for i, ratio in able]
+        behind = self._promises.behind
+        gains = [(ratio * usual + behind - others[i], i) for i, ratio in able]
         gains = sorted([pair for pair in gains if pair[0] > 0.0], reverse=True)
         return gains[: max(1, round(len(gains) * share))]
 

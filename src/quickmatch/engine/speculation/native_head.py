@@ -97,18 +97,29 @@ class NativeHead:
         self._head.forget(sequence_id)
 
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float = 0.0,
     ) -> list[DraftTree]:
         """Return a tree for each request: at most `depth` levels, grown `width` beams wide.
 
-        Of the nodes looked at the likeliest max_nodes are kept. The tree is empty for a sequence
-        whose last row was not observed.
+        Paths less likely than least_path are not gone on from. Of the nodes looked at the likeliest
+        max_nodes are kept. The tree is empty for a sequence whose last row was not observed.
         """
         asked: list[int] = []
         for request in requests:
             asked += (request.sequence_id, len(request.token_ids), request.token_ids[-1])
         made = self._head.draft(
-            asked, depth=depth, width=width, max_nodes=max_nodes, min_path=self._min_path
+            asked,
+            depth=depth,
+            width=width,
+            max_nodes=max_nodes,
+            min_path=self._min_path,
+            least_path=least_path,
         )
         return [
             DraftTree(token_ids, parents, confidences, [Source.HEAD] * size, [0] * size)

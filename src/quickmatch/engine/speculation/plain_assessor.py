@@ -45,6 +45,7 @@ class Assessor:
         trees: Sequence[Sequence[Draft]],
         now: int,
         width: int,
+        depth: int,
         renewed: Sequence[int] | None,
     ) -> None:
         if renewed is None:
@@ -57,7 +58,7 @@ class Assessor:
                 for i, merged in zip(sequence_ids, before, strict=True)
             ]
         read = [[DraftTree.of(draft) for draft in drafts] for drafts in trees]
-        self._drafts = self._gatherer.gather(states, read, kept, now=now, width=width)
+        self._drafts = self._gatherer.gather(states, read, kept, now=now, width=width, depth=depth)
 
     def outlook(self, costs: StepCosts) -> tuple[float, list[float], list[int], list[float]]:
         ratios = [state.model_ratio for state in self._drafts.states]

@@ -11,7 +11,7 @@ from itertools import accumulate
 from operator import mul
 
 from quickmatch.engine.speculation.in_order import in_order
-from quickmatch.engine.speculation.tree import DraftTree
+from quickmatch.engine.speculation.tree import MODEL_SOURCES, DraftTree, depths_of
 
 _FIRST = 0.7  # acceptance of the first token, before any is seen
 _PRIOR = 1.0  # trees
@@ -33,8 +33,12 @@ class Promise:
         self._misses_left = misses_left
         self._narrow = narrow
 
-    def add(self, levels: Sequence[float]) -> None:
-        """Take in a tree. Levels that it lacks fade too: what was seen there is old."""
+    def add(self, levels: Sequence[float], depth: int) -> None:
+        """Take in a tree that was to have so many levels.
+
+        Where it stopped before, the next would have brought nothing; deeper levels fade too: what
+        was seen there is old.
+        """
         self._above = [value * _KEPT for value in self._above]
         self._mass = [value * _KEPT for value in self._mass]
         above = 1.0
@@ -42,6 +46,8 @@ class Promise:
             self._above[d] += above
             self._mass[d] += mass
             above = mass
+        if len(levels) < min(depth, len(self._mass)):
+            self._above[len(levels)] += above
 
     def soften(self) -> None:
         """Keep what is promised, but let the next trees count much more."""
@@ -77,6 +83,7 @@ class Promises:
         self._by_width = {w: Promise(self._max_depth, m, narrow) for w, m in _MISSES_LEFT.items()}
         self._by_width[1] = narrow
         self._totals = {width: promise.totals() for width, promise in self._by_width.items()}
+        self._behind = self._num_trees = 0.0
 
     def look(self, width: int) -> list[float]:
         """Return, at [depth - 1], the expected accepted tokens of all levels down to depth.
@@ -90,31 +97,46 @@ class Promises:
         """Doubt the promises: calibration has found a drift."""
         for promise in self._by_width.values():
             promise.soften()
+        self._behind *= _SOFTENED
+        self._num_trees *= _SOFTENED
 
-    def add(self, width: int, tree: DraftTree, paths: Sequence[float]) -> tuple[float, float]:
+    @property
+    def behind(self) -> float:
+        """Accepted tokens expected behind a tree: of what others drafted where it ends."""
+        return self._behind / (self._num_trees + _PRIOR)
+
+    def add(
+        self, width: int, depth: int, tree: DraftTree, paths: Sequence[float]
+    ) -> tuple[float, float]:
         """Take in a drafted tree; return the accepted tokens it promises, and what is usual.
 
-        paths: the path probability of each node.
+        Of a model's nodes alone, which come first; what others went on with is `behind`. depth:
+        levels that were asked for. paths: the path probability of each node.
         """
-        levels, best_path = levels_of(tree, paths)
+        num_own = sum(source in MODEL_SOURCES for source in tree.sources)
+        self._behind = self._behind * _KEPT
+        self._num_trees = self._num_trees * _KEPT + 1.0
+        for path in paths[num_own:]:
+            self._behind += path
+        levels, best_path = levels_of(tree.parents[:num_own], paths[:num_own])
         totals = self._totals[width]
         usual = totals[min(len(levels), len(totals)) - 1]
-        self._by_width[width].add(levels)
+        self._by_width[width].add(levels, depth)
         if width > 1:
-            self._by_width[1].add(best_path)
+            self._by_width[1].add(best_path, depth)
         return in_order(levels), usual
 
 
-def levels_of(tree: DraftTree, paths: Sequence[float]) -> tuple[list[float], list[float]]:
+def levels_of(parents: Sequence[int], paths: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return the expected accepted tokens of each level of a tree, and of its likeliest path."""
-    if tree.is_chain:
+    if all(parent == node - 1 for node, parent in enumerate(parents)):
         return list(paths), list(paths)
-    depths = tree.depths()
+    depths = depths_of(parents)
     levels = [0.0] * max(depths)
     best_path = levels.copy()
     ends = [-1] + [0] * len(levels)  # the likeliest path's node at each depth
     for node, (depth, probability) in enumerate(zip(depths, paths, strict=True)):
         levels[depth - 1] += probability
-        if probability > best_path[depth - 1] and tree.parents[node] == ends[depth - 1]:
+        if probability > best_path[depth - 1] and parents[node] == ends[depth - 1]:
             best_path[depth - 1], ends[depth] = probability, node
     return levels, best_path

@@ -21,6 +21,7 @@ from quickmatch.engine.speculation.by_adapter import ByAdapter
 from quickmatch.engine.speculation.config import SpeculationConfig
 from quickmatch.engine.speculation.controller import Controller
 from quickmatch.engine.speculation.costs import CostTable, points_to_measure
+from quickmatch.engine.speculation.grafting import grafted
 from quickmatch.engine.speculation.kept_rows import DraftRequest
 from quickmatch.engine.speculation.prediction import PredictionDrafter
 from quickmatch.engine.speculation.scopes import by_adapter
@@ -41,9 +42,18 @@ class DraftRunner(Protocol):
     """What speculation needs of the model side."""
 
     def draft(
-        self, requests: list[DraftRequest], *, depth: int, width: int, max_nodes: int
+        self,
+        requests: list[DraftRequest],
+        *,
+        depth: int,
+        width: int,
+        max_nodes: int,
+        least_path: float,
     ) -> list[DraftTree]:
-        """Have the model drafters go on with these sequences."""
+        """Have the model drafters go on with these sequences.
+
+        least_path: paths less likely than this are not gone on from.
+        """
 
     def can_draft(self, adapter_row: int, *, is_watched: bool) -> bool:
         """Whether a model drafter can draft for sequences of this adapter.
@@ -212,17 +222,31 @@ class Speculator:
             depth=plan.depth,
             width=plan.width,
             max_nodes=plan.max_nodes,
+            least_path=plan.least_path,
         )
         self._controller.model_drafted(
             num_seqs=len(places),
             depth=plan.depth,
+            num_levels=max((max(tree.depths(), default=1) for tree in made), default=1),
             seconds=self._clock() - started,
             num_behind=num_behind,
         )
         for i, tree in zip(places, made, strict=True):
+            if len(tree) and self._has_suffix and not plan.is_trial:
+                tree = self._grafted(sequences[i], tree, trees[i])
             cut = _cut(tree, sequences[i])
             if len(cut):
                 trees[i].append(cut)
+
+    def _grafted(self, sequence: Sequence, tree: DraftTree, others: list[Draft]) -> DraftTree:
+        self._tell_suffix(sequence)
+        return grafted(
+            tree,
+            others,
+            lambda ahead, max_nodes: self._suffix.draft(sequence.id, max_nodes, ahead),
+            max_depth=self._config.max_depth,
+            max_nodes=self._config.max_draft_tokens,
+        )
 
     def _catch_up(self, sequence: Sequence) -> int:
         """Return the tokens that have come since a model drafted for a sequence."""

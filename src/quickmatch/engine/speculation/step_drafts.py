@@ -79,7 +79,7 @@ class StepDrafts:
 def _cheap_gain(one: Merged, nodes: list[int], price: float) -> float:
     """Accepted tokens to be expected, beyond the price, of nodes that no model has proposed."""
     paths, sources = one.probabilities, one.tree.sources
-    if not one.twins and sources[-1] not in MODEL_SOURCES:  # a model's nodes come last
+    if not one.twins and not any(source in MODEL_SOURCES for source in sources):
         return in_order(paths[node] for node in nodes) - price * len(nodes)
     twins = [twin.node for twin in one.twins]
     return in_order(

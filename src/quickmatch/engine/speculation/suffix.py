@@ -33,7 +33,7 @@ class SuffixIndex(Protocol):
     def extend(self, sequence_id: int, token_ids: Sequence[int]) -> None: ...
     def finish(self, sequence_id: int, remember: bool) -> None: ...
     def remember(self, scope: str, token_ids: Sequence[int]) -> None: ...
-    def draft(self, sequence_id: int, max_nodes: int) -> Draft: ...
+    def draft(self, sequence_id: int, max_nodes: int, ahead: Sequence[int]) -> Draft: ...
 
 
 class SuffixDrafter:
@@ -93,13 +93,15 @@ class SuffixDrafter:
         """
         self._index.remember(scope, token_ids)
 
-    def draft(self, sequence_id: int, max_nodes: int) -> Draft:
+    def draft(self, sequence_id: int, max_nodes: int, ahead: Sequence[int] = ()) -> Draft:
         """Return likely continuations of the sequence, best path first; it may be empty.
+
+        ahead: tokens that another drafter expects next; what follows those is asked for.
 
         confidences: Witten-Bell estimates. features: tokens of the longest match that speaks for
         the node, the path to it included, at most 63.
         """
-        return self._index.draft(sequence_id, max(0, max_nodes))
+        return self._index.draft(sequence_id, max(0, max_nodes), ahead)
 
 
 @cache

@@ -115,10 +115,10 @@ class SuffixIndex:
         """Store a past output."""
         self._past.remember(self._scope(scope), token_ids)
 
-    def draft(self, sequence_id: int, max_nodes: int) -> DraftTree:
-        """Return a tree of at most max_nodes likely continuations."""
+    def draft(self, sequence_id: int, max_nodes: int, ahead: Sequence[int]) -> DraftTree:
+        """Return a tree of at most max_nodes likely continuations of the sequence and `ahead`."""
         live = self._get(sequence_id)
-        context = live.text.chains.tokens[-MAX_MATCH:]
+        context = [*live.text.chains.tokens[-MAX_MATCH:], *ahead][-MAX_MATCH:]
         past = Evidence(self._past.tokens, self._past.find(live.scope, context))
         evidence = (live.text.find(context), past)
         columns = Continuations(evidence, self._min_confidence).grow(max_nodes, self._max_depth)

@@ -106,10 +106,7 @@ class DraftTree:
 
     def depths(self) -> list[int]:
         """Return each node's depth; a child of the sequence's last token has depth 1."""
-        out: list[int] = []
-        for parent in self.parents:
-            out.append(1 if parent < 0 else out[parent] + 1)
-        return out
+        return depths_of(self.parents)
 
     def children(self) -> dict[int, dict[int, int]]:
         """Return for each node with children (-1: the root) a map of token id to child."""
@@ -145,3 +142,11 @@ class DraftTree:
                 self.features[node],
             )
         return tree
+
+
+def depths_of(parents: Iterable[int]) -> list[int]:
+    """Return the depth of each node, told by its parent; a child of -1 has depth 1."""
+    out: list[int] = []
+    for parent in parents:
+        out.append(1 if parent < 0 else out[parent] + 1)
+    return out

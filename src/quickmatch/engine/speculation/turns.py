@@ -10,6 +10,8 @@ by the table of costs. Where decisions found nothing worth drafting several time
 asked for between them.
 """
 
+from math import ceil
+
 _SHARE = 0.04  # of the time that decisions and lessons may take
 _DECISION_S = 150e-6  # of both, for one sequence
 _DECISION_SEQ_S = 50e-6  # for each further one
@@ -47,7 +49,7 @@ class Turns:
         self._num_vain = 0 if is_worth else self._num_vain + 1
         self._num_decisions += 1
         decision_s = _DECISION_S + _DECISION_SEQ_S * (num_seqs - 1)
-        gap = round(decision_s / (_SHARE * max(self._step_s, 1e-6)))
+        gap = ceil(decision_s / (_SHARE * max(self._step_s, 1e-6)))
         most = min(1 + self._num_decisions // _DECISIONS_A_STEP, _MOST_STEPS)
         self._next = now + max(1, min(gap, most))
 

@@ -134,6 +134,7 @@ class Simulation:
                 controller.model_drafted(
                     num_seqs=len(plan.sequence_ids),
                     depth=plan.depth,
+                    num_levels=plan.depth,
                     seconds=seconds,
                     num_behind=500 if self.prompts_s else 1,
                 )

@@ -33,6 +33,7 @@ class Twins:
             assert getattr(self.native, name) == getattr(self.plain, name), name
         for width in (1, 2, 4):
             assert self.native.promises.look(width) == self.plain.promises.look(width)
+        assert self.native.promises.behind == self.plain.promises.behind
 
 
 def draft(rng: random.Random, sources: Iterable[Source]) -> DraftTree:
@@ -51,6 +52,15 @@ def draft(rng: random.Random, sources: Iterable[Source]) -> DraftTree:
             source, feature = rng.choice(choice), rng.randrange(65)
         confidence = rng.choice([0.0, 1.0, 1.0 + 1e-15, rng.random(), 0.9])
         tree.add(token_id, parent, confidence, source, feature)
+    return tree
+
+
+def gone_on_from(rng: random.Random, tree: DraftTree) -> DraftTree:
+    """Return it with what the suffix index drafts behind one of its nodes, or as it is."""
+    if len(tree) and rng.random() < 0.5:
+        node = rng.randrange(len(tree))
+        for i in range(rng.randrange(4)):
+            node = tree.add(50 + i, node, rng.random(), Source.SUFFIX_GLOBAL, rng.randrange(65))
     return tree
 
 
@@ -103,15 +113,15 @@ def test_native_and_plain_agree_to_the_last_bit(seed: int) -> None:
             twins.same("ask", sequence_id, now, rng.choice([1, 32]))
         width = rng.choice([1, 2, 4])
         trees = [[draft(rng, CHEAP) for _ in range(rng.randrange(3))] for _ in ids]
-        twins.same("gather", ids, trees, now, width, None)
+        twins.same("gather", ids, trees, now, width, 0, None)
         costs = step_costs(rng, len(ids))
         twins.same("outlook", costs)
         if rng.random() < 0.5:
             planned = tuple(rng.sample(ids, rng.randint(1, len(ids))))
             for sequence_id, drafts in zip(ids, trees, strict=True):
                 if sequence_id in planned:
-                    drafts.append(draft(rng, [Source.HEAD]))
-            twins.same("gather", ids, trees, now, width, planned)
+                    drafts.append(gone_on_from(rng, draft(rng, [Source.HEAD])))
+            twins.same("gather", ids, trees, now, width, rng.choice([1, 4, 12]), planned)
         twins.same("gain", 0)
         max_rows, max_nodes = rng.choice([-1, 0, 7, 400]), rng.choice([1, 5, 24])
         least_gain = rng.choice([0.01, 0.5])
@@ -140,7 +150,7 @@ def test_a_drift_of_the_traffic_is_counted_alike() -> None:
     twins = Twins(random.Random(0))
     for step in range(600):
         tree = DraftTree.chain(range(4), [0.9] * 4, Source.HEAD)
-        twins.same("gather", [step // 20], [[tree]], step, 1, None)
+        twins.same("gather", [step // 20], [[tree]], step, 1, 4, None)
         token_ids = [0, 1, 2, 3, 9] if step < 300 else [9]
         twins.same("judge", step // 20, token_ids, "a", True, False)
         twins.same("refresh")
@@ -161,12 +171,12 @@ def test_drafts_of_the_native_index_cross_over_as_they_are() -> None:
     num_nodes = 0
     for step in range(200):
         index.start(step, "a", rng.choice(texts)[: rng.randrange(30)])
-        draft = index.draft(step, rng.choice([0, 1, 24]))
+        draft = index.draft(step, rng.choice([0, 1, 24]), [])
         num_nodes += len(draft)
         trees: list[list[Draft]] = [[draft], []]
-        as_is.gather([1, 2], trees, step, 1, None)
-        by_lists.gather([1, 2], [[DraftTree.of(draft)], []], step, 1, None)
-        plain.gather([1, 2], trees, step, 1, None)
+        as_is.gather([1, 2], trees, step, 1, 0, None)
+        by_lists.gather([1, 2], [[DraftTree.of(draft)], []], step, 1, 0, None)
+        plain.gather([1, 2], trees, step, 1, 0, None)
         chosen = by_lists.choose_all(16, 8)
         assert as_is.choose_all(16, 8) == chosen == plain.choose_all(16, 8)
         token_id = rng.randrange(4)
@@ -177,7 +187,7 @@ def test_drafts_of_the_native_index_cross_over_as_they_are() -> None:
     deep.remember("a", [*range(1200)])
     deep.start(1, "a", [0, 1, 2])
     with pytest.raises(IndexError, match="deeper"):
-        as_is.gather([1], [[deep.draft(1, 1500)]], 0, 1, None)
+        as_is.gather([1], [[deep.draft(1, 1500, [])]], 0, 1, 0, None)
 
 
 def test_what_is_no_draft_is_refused() -> None:
@@ -193,10 +203,10 @@ def test_what_is_no_draft_is_refused() -> None:
     wrong += [{"source": 6}, {"source": -1}, {"feature": 65}, {"feature": -1}]
     for one in wrong:
         with pytest.raises(IndexError):
-            assessor.gather([1], [[tree(**one)]], 0, 1, None)
+            assessor.gather([1], [[tree(**one)]], 0, 1, 0, None)
     with pytest.raises(TypeError):
-        assessor.gather([1], [5], 0, 1, None)
+        assessor.gather([1], [5], 0, 1, 0, None)
     with pytest.raises(ValueError, match="differ in number"):
-        assessor.gather([1, 2], [[tree()]], 0, 1, None)
-    assessor.gather([1], [[tree()]], 0, 1, None)
+        assessor.gather([1, 2], [[tree()]], 0, 1, 0, None)
+    assessor.gather([1], [[tree()]], 0, 1, 0, None)
     assert assessor.choose_all(9, 9) == [([5], [-1], [0.5], [1], [3])]

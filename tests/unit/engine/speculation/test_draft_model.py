@@ -197,6 +197,7 @@ def test_it_stops_at_the_context_at_max_nodes_and_where_it_is_unsure(
     assert len(_draft(_drafter(folder), Text(1, MAX_LEN + 1))[0]) == 0
     assert len(_draft(_drafter(folder), Text(1, 20), max_nodes=2)[0]) == 2
     first = _draft(_drafter(folder), Text(1, 20))[0].confidences[0]
+    assert len(_draft(_drafter(folder), Text(1, 20), least_path=first * 1.01)[0]) == 1
     assert len(_draft(_drafter(folder, min_path=first * 1.01), Text(1, 20))[0]) == 0
 
 

@@ -1,5 +1,6 @@
 """The head's drafts are what the dense head says, however the sequence reached the drafter."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -103,10 +104,17 @@ class Text:
 
 
 def _draft(
-    drafter: HeadDrafter, *texts: Text, depth: int = 5, width: int = 1, max_nodes: int = 1000
+    drafter: HeadDrafter,
+    *texts: Text,
+    depth: int = 5,
+    width: int = 1,
+    max_nodes: int = 1000,
+    least_path: float = 0.0,
 ) -> list[DraftTree]:
     requests = [text.request for text in texts]
-    return drafter.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+    return drafter.draft(
+        requests, depth=depth, width=width, max_nodes=max_nodes, least_path=least_path
+    )
 
 
 def _alone(text: Text, **options: Any) -> DraftTree:
@@ -185,6 +193,21 @@ def test_unlikely_paths_are_left_out() -> None:
     tree = _draft(drafter, text, width=2, depth=6)[0]
     assert 0 < len(tree) < len(whole)
     _assert_same(tree, whole.keep(range(len(tree))))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_unlikely_paths_are_leaves(width: int) -> None:
+    # Guards: passes for what no level can pay for.
+    text = Text(3, 40)
+    whole = _alone(text, width=width)
+    likely = [math.prod(whole.confidences[i] for i in whole.path(node)) for node in range(5)]
+    least = sorted(likely)[2]
+    short = _alone(text, width=width, least_path=least)
+    assert 0 < len(short) < len(whole)
+    for parent in short.parents:
+        above = math.prod(short.confidences[i] for i in short.path(parent)) if parent >= 0 else 1.0
+        assert above >= least * (1 - 1e-9)
+    assert set(_alone(text, width=width, least_path=1.1).depths()) == {1}
 
 
 def test_what_is_no_number_is_not_drafted() -> None:

@@ -7,6 +7,7 @@ from quickmatch.engine.speculation.tree import DraftTree, Source
 from tests.unit.engine.speculation.simulation import cpu_cost
 
 PASS_S = 0.2e-3
+Found = tuple[list[int], int, int, float]
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def use_with(chance: float, *, pass_s: float = PASS_S, depth: int = 8) -> ModelU
     use = ModelUse(promises, max_depth=16, max_nodes=24)
     tree = DraftTree.chain(range(depth), [0.9] * depth, Source.HEAD)
     for _ in range(60):
-        promises.add(1, tree, [chance ** (d + 1) for d in range(depth)])
+        promises.add(1, depth, tree, [chance ** (d + 1) for d in range(depth)])
         for timed in (1, depth):
-            use.drafted(ModelPlan((0,), timed, 1, timed), 1, timed * pass_s, 1.0)
+            use.drafted(ModelPlan((0,), timed, 1, timed), 1, timed, timed * pass_s, 1.0)
     return use
 
 
@@ -35,7 +36,7 @@ def plain(costs: CostTable, num_seqs: int) -> Outlook:
     return Outlook(rate, [0.0] * num_seqs, [0] * num_seqs, 0.0, lambda _: 0.0)
 
 
-def settle(use: ModelUse, costs: CostTable, outlook: Outlook) -> tuple[list[int], int, int] | None:
+def settle(use: ModelUse, costs: CostTable, outlook: Outlook) -> Found | None:
     able = [(i, 1.0) for i in range(len(outlook.gains))]
     found = None
     for now in range(100):
@@ -103,7 +104,7 @@ def test_the_likeliest_path_of_a_wide_tree_tells_of_narrow_ones() -> None:
     for token_id, parent in ((1, -1), (2, -1), (3, 0), (4, 1)):
         tree.add(token_id, parent, 0.5, Source.HEAD)
     for _ in range(100):
-        promises.add(2, tree, [0.5, 0.3, 0.2, 0.1])
+        promises.add(2, 3, tree, [0.5, 0.3, 0.2, 0.1])
     assert promises.look(1)[:2] == pytest.approx([0.5, 0.7], abs=0.05)
     assert promises.look(2)[:2] == pytest.approx([0.8, 1.1], abs=0.05)
 
@@ -115,7 +116,7 @@ def test_what_a_drafting_takes_is_a_line_through_the_depths_that_were_timed(
     def timed(*seen: tuple[int, float]) -> ModelUse:
         use = ModelUse(Promises(16), max_depth=16, max_nodes=24)
         for depth, seconds in seen * 4:
-            use.drafted(ModelPlan((0,), depth, 1, depth), 1, seconds, 1.0)
+            use.drafted(ModelPlan((0,), depth, 1, depth), 1, depth, seconds, 1.0)
         return use
 
     use = timed((1, 0.17e-3), (5, 0.42e-3))
@@ -139,8 +140,8 @@ def test_what_many_take_goes_on_as_from_one_batch_to_the_next(
 ) -> None:
     use = ModelUse(Promises(16), 16, 24)
     for _ in range(3):
-        use.drafted(ModelPlan((), 4, 1, 4), 1, one_s, 1.0)
-        use.drafted(ModelPlan((), 4, 1, 4), 8, eight_s, 1.0)
+        use.drafted(ModelPlan((), 4, 1, 4), 1, 4, one_s, 1.0)
+        use.drafted(ModelPlan((), 4, 1, 4), 8, 4, eight_s, 1.0)
     for num_rows, seconds in ((1, one_s), (4, four_s), (8, eight_s), (32, most_s)):
         assert use.drafting_s(costs, num_rows, 4) == pytest.approx(seconds * costs.factor)
 
@@ -164,5 +165,51 @@ def test_a_machine_that_slows_down_makes_drafting_dearer_by_as_much(costs: CostT
     assert use.drafting_s(costs, 1, 3) == pytest.approx(costs.factor * usual_s)
     before = use.drafting_s(costs, 1, 3)
     for _ in range(40):
-        use.drafted(ModelPlan((0,), 3, 1, 3), 1, 3 * PASS_S * costs.factor, costs.factor)
+        use.drafted(ModelPlan((0,), 3, 1, 3), 1, 3, 3 * PASS_S * costs.factor, costs.factor)
     assert use.drafting_s(costs, 1, 3) == pytest.approx(before)
+
+
+def test_paths_are_gone_on_from_where_the_next_token_is_worth_its_level(costs: CostTable) -> None:
+    # Guards: levels passed for paths that the target is all but sure to leave.
+    least = []
+    for pass_s in (0.05e-3, 0.2e-3):
+        found = settle(use_with(0.9, pass_s=pass_s), costs, plain(costs, 1))
+        assert found is not None
+        level_s = 8 * pass_s / (1.5 + 8) * costs.factor
+        rate = (1 + 0.9) / (costs.step_s(1, 9) + 9 * pass_s)  # at the least
+        assert found[3] > 0.5 * level_s * rate
+        least.append(found[3])
+    assert least[0] < least[1] <= 0.5
+
+
+def test_trees_that_stop_early_promise_less_of_deeper_levels() -> None:
+    # Guards: a level that is asked for, and timed, as if it had the mean of those who reached it.
+    stopping, whole = Promises(8), Promises(8)
+    short = DraftTree.chain([1], [0.5], Source.HEAD)
+    deep = DraftTree.chain([1, 2, 3, 4], [0.9] * 4, Source.HEAD)
+    paths = [0.9, 0.8, 0.7, 0.6]
+    for _ in range(200):
+        for promises in (stopping, whole):
+            promises.add(1, 4, deep, paths)
+        stopping.add(1, 4, short, [0.5])
+        whole.add(1, 1, short, [0.5])
+    assert stopping.look(1)[0] == whole.look(1)[0] == pytest.approx(0.7, abs=0.02)
+    assert stopping.look(1)[3] == pytest.approx(0.7 + (0.8 + 0.7 + 0.6) / 2, abs=0.1)
+    assert whole.look(1)[3] > stopping.look(1)[3] + 0.3
+
+
+def test_what_the_index_goes_on_with_is_expected_too() -> None:
+    # Guards: a model thought to bring its own tokens only, and left alone.
+    promises = Promises(8)
+    tree = DraftTree.chain([1], [0.5], Source.HEAD)
+    for _ in range(100):
+        promises.add(1, 1, tree, [0.5])
+    assert promises.behind == 0.0
+    tree.add(2, 0, 0.8, Source.SUFFIX_GLOBAL)
+    tree.add(3, 1, 0.8, Source.SUFFIX_GLOBAL)
+    for _ in range(400):
+        gain, _ = promises.add(1, 1, tree, [0.5, 0.4, 0.3])
+    assert promises.behind == pytest.approx(0.7, abs=0.02)
+    assert gain == 0.5
+    promises.renew()
+    assert promises.behind == 0.0

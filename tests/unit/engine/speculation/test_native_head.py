@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -121,16 +122,31 @@ class Text:
 
 
 def _draft(
-    drafter: NativeHead, *texts: Text, depth: int = 5, width: int = 1, max_nodes: int = 1000
+    drafter: NativeHead,
+    *texts: Text,
+    depth: int = 5,
+    width: int = 1,
+    max_nodes: int = 1000,
+    least_path: float = 0.0,
 ) -> list[DraftTree]:
     requests = [text.request for text in texts]
-    return drafter.draft(requests, depth=depth, width=width, max_nodes=max_nodes)
+    return drafter.draft(
+        requests, depth=depth, width=width, max_nodes=max_nodes, least_path=least_path
+    )
 
 
-def _alone(text: Text, *, depth: int = 5, width: int = 1, max_nodes: int = 1000) -> DraftTree:
+def _paths(tree: DraftTree) -> list[float]:
+    """The path probability of each node."""
+    paths: list[float] = []
+    for parent, confidence in zip(tree.parents, tree.confidences, strict=True):
+        paths.append(confidence * (paths[parent] if parent >= 0 else 1.0))
+    return paths
+
+
+def _alone(text: Text, **options: Any) -> DraftTree:
     drafter = _drafter()
     text.show(drafter)
-    return _draft(drafter, text, depth=depth, width=width, max_nodes=max_nodes)[0]
+    return _draft(drafter, text, **options)[0]
 
 
 @pytest.mark.parametrize("width", [1, 3])
@@ -166,6 +182,19 @@ def test_the_likeliest_nodes_are_kept_and_unlikely_paths_left_out() -> None:
     tree = _draft(drafter, text, width=3, depth=4)[0]
     assert 0 < len(tree) < len(whole)
     assert tree == whole.keep(range(len(tree)))
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_unlikely_paths_are_leaves(width: int) -> None:
+    # Guards: passes for what no level can pay for.
+    text = Text(2, 21)
+    whole = _alone(text, width=width)
+    least = sorted(_paths(whole))[len(whole) // 2]
+    short = _alone(text, width=width, least_path=least)
+    assert 0 < len(short) < len(whole)
+    paths = _paths(short)
+    assert all(paths[parent] >= least for parent in short.parents if parent >= 0)
+    assert set(_alone(text, width=width, least_path=1.1).depths()) == {1}
 
 
 @pytest.mark.parametrize("cuts", [[1], [64], [3, 40, 41, 100], [199], list(range(1, 200))])

@@ -61,6 +61,21 @@ def test_nodes_are_those_and_as_likely_as_the_reference_says(make: Make, seed: i
     assert set(tree.sources) <= {Source.SUFFIX_LOCAL}
 
 
+def test_tokens_ahead_are_gone_on_from_as_if_they_had_come(make: Make) -> None:
+    # Guards: a draft behind a model's tokens that begins where the text ends.
+    drafter = make()
+    for end in (70, 80):
+        drafter.remember("a", [*range(40), *range(end, end + 5)])
+    for text in ([], [200, 201], [37, 38], list(range(30))):
+        for ahead in ([39], [30, 31], list(range(30, 40)), list(range(5, 40)), [300]):
+            drafter.start(1, "a", text)
+            found = DraftTree.of(drafter.draft(1, 16, ahead))
+            drafter.extend(1, ahead)
+            assert found == DraftTree.of(drafter.draft(1, 16))
+            assert (len(found) == 0) == (ahead == [300])
+            drafter.finish(1, remember=False)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_of_documents_that_come_and_go_exactly_those_left_speak(seed: int) -> None:
     """With the plain index, whose documents can be read; the native one is held equal to it."""
@@ -71,7 +86,7 @@ def test_of_documents_that_come_and_go_exactly_those_left_speak(seed: int) -> No
         index.remember(scope, [rng.randrange(5) for _ in range(rng.randrange(2, 20))])
         prompt = [rng.randrange(5) for _ in range(rng.randrange(1, 6))]
         index.start(step, scope, prompt)
-        tree = index.draft(step, 100)
+        tree = index.draft(step, 100, ())
         past = index._past
         left = [
             (past.tokens[document.owner.begin : document.owner.end], document.owner.times)

@@ -66,7 +66,8 @@ def test_native_and_plain_agree_to_the_last_bit(seed: int) -> None:
         elif move < 0.7:
             twins.tell("remember", scope, vary(rng, texts, vocab))
         else:
-            asked = rng.choice(live), rng.choice([0, 1, 4, 24, 64])
+            ahead = rng.choice(texts)[: rng.choice([0, 0, 1, 2, 90])]
+            asked = rng.choice(live), rng.choice([0, 1, 4, 24, 64]), ahead
             assert DraftTree.of(twins.native.draft(*asked)) == twins.plain.draft(*asked)
         twins.check()
 
