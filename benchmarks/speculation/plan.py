@@ -40,9 +40,9 @@ class Plan:
     quantization: str = "none"  # of our targets; peers' are in bfloat16
     few_peers: tuple[str, ...] = FEW_PEERS  # of these, those that run beyond the first section
     workloads: tuple[str, ...] = (*FILES, CODE_EDITS)  # of the mixed stream
-    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 40, 32: 96})
-    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 4, 8: 12})  # a workload
-    prediction_calls: int = 6
+    credit_calls: dict[int, int] = field(default_factory=lambda: {1: 6, 8: 40, 32: 96})
+    mixed_calls: dict[int, int] = field(default_factory=lambda: {1: 2, 8: 12})  # a workload
+    prediction_calls: int = 3
     prose_calls: dict[int, int] = field(default_factory=lambda: {1: 12, 8: 48})
     prose_repetitions: int = 7
     exact_calls: int = 24
@@ -56,10 +56,13 @@ class Plan:
     num_head_a_workload: int = 400  # train calls that the mixed stream's head learns from
     num_test_a_workload: int = 90
 
-    @property
-    def num_rounds(self) -> int:
-        """Rounds of a stream, those before the measured ones included."""
-        return self.warm_up + self.repetitions
+    def num_rounds(self, concurrency: int) -> int:
+        """Rounds of a stream, those before the measured ones included.
+
+        Of one caller twice as many: they can be short, and short turns compare arms best on a
+        machine whose speed changes.
+        """
+        return self.warm_up + self.repetitions * (2 if concurrency == 1 else 1)
 
     @property
     def is_whole(self) -> bool:
@@ -74,8 +77,8 @@ def quick(plan: Plan) -> Plan:
         plan,
         sections=tuple(section for section in plan.sections if section != ROLLBACK),
         repetitions=1,
-        credit_calls={1: 6, 8: 16},
-        mixed_calls={1: 2},
+        credit_calls={1: 3, 8: 16},
+        mixed_calls={1: 1},
         prose_calls={1: 4},
         prose_repetitions=3,
         exact_calls=8,
@@ -93,7 +96,9 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[Plan, argparse.Names
         description="Measure every way to speculate, ours and the peers', in one run.",
     )
     parser.add_argument("--quick", action="store_true", help="a few minutes, not the whole story")
-    parser.add_argument("--repetitions", type=int, help="turns of each arm that count")
+    parser.add_argument(
+        "--repetitions", type=int, help="turns of each arm that count; of one caller twice as many"
+    )
     parser.add_argument("--seed", type=int, default=usual.seed)
     for name, known in (
         ("sections", SECTIONS),

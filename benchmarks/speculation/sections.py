@@ -44,8 +44,9 @@ def measure_credit(bench: Bench, section: str) -> None:
         warm_up(arms.values(), streams.past)
         left = streams.test.calls
         for concurrency, size in plan.credit_calls.items():
-            rounds = rounds_of(left, plan.num_rounds, size)
-            left = left[plan.num_rounds * size :]
+            num_rounds = plan.num_rounds(concurrency)
+            rounds = rounds_of(left, num_rounds, size)
+            left = left[num_rounds * size :]
             bench.speeds(arms, rounds, section, concurrency)
 
 
@@ -101,8 +102,9 @@ def _mixed_stream(bench: Bench, arms: dict[str, Arm], section: str) -> None:
     size = section.removeprefix(MIXED)  # ends the names of what is measured
     num_used = 0
     for concurrency, each in plan.mixed_calls.items():
-        rounds = streams.round_robin(plan.workloads, plan.num_rounds, each, num_used)
-        num_used += each
+        num_rounds = plan.num_rounds(concurrency)
+        rounds = streams.round_robin(plan.workloads, num_rounds, each, num_used)
+        num_used += num_rounds * each
         calls = [
             [replace(call.without_prediction(), workload=call.workload + size) for call in of_round]
             for of_round in rounds
@@ -114,10 +116,10 @@ def _mixed_stream(bench: Bench, arms: dict[str, Arm], section: str) -> None:
 def _predictions(bench: Bench, arms: dict[str, Arm]) -> None:
     """Edits whose caller sends the code as it was: only `adapted` makes use of it."""
     plan, streams = bench.plan, bench.streams[MIXED]
-    size = plan.num_rounds * plan.prediction_calls
-    calls = streams.test.of(CODE_EDITS)[-size:]
+    num_rounds, size = plan.num_rounds(1), plan.prediction_calls
+    calls = streams.test.of(CODE_EDITS)[-num_rounds * size :]
     chosen = {name: arms[name] for name in (PLAIN, ADAPTED) if name in arms}
-    rounds = rounds_of(calls, plan.num_rounds, plan.prediction_calls)
+    rounds = rounds_of(calls, num_rounds, size)
     bench.speeds(chosen, rounds, "code_edits with prediction", 1)
 
 

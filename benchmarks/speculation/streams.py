@@ -38,12 +38,12 @@ class Streams:
     ) -> list[list[Call]]:
         """Return disjoint rounds with `each` calls of every workload, shuffled.
 
-        num_used: calls of a workload and round that an earlier stream took. A workload with too
+        num_used: calls of a workload that an earlier stream took. A workload with too
         few sound calls gives fewer in each round.
         """
         rounds: list[list[Call]] = [[] for _ in range(num_rounds)]
         for name in names:
-            calls = self.test.of(name)[num_used * num_rounds :]
+            calls = self.test.of(name)[num_used:]
             size = min(each, len(calls) // num_rounds)
             for index, of_round in enumerate(rounds):
                 of_round += calls[index * size : (index + 1) * size]

@@ -22,7 +22,7 @@ def test_parts_of_it_do_not(arguments: list[str]) -> None:
 def test_more_repetitions_are_a_whole_run_too() -> None:
     plan, _ = parse_arguments(["--repetitions", "5", "--seed", "3"])
     assert plan.is_whole
-    assert plan.num_rounds == 6
+    assert (plan.num_rounds(1), plan.num_rounds(8)) == (11, 6)
 
 
 def test_quantized_targets_are_measured_alone_and_are_no_whole_run() -> None:
